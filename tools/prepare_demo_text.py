@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""Plain text for the quickstart and the benchmarks, from the HTML of Debian's package debian-handbook (English).
+
+    tools/prepare_demo_text.py --html DIR --output DIR
+
+Writes calibration.txt and two held-out texts that share no page with it: eval_a.txt (technical chapters, like most of
+the calibration text) and eval_b.txt (the project, its history and its derivatives: prose of another character).
+"""
+
+import argparse
+import os
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+# A chapter is known by its first page in the book's table of contents; all others calibrate.
+EVAL_A = {"unix-services.html", "workstation.html"}
+EVAL_B = {"foreword.html", "the-debian-project.html", "case-study.html", "existing-setup.html", "conclusion.html",
+          "derivative-distributions.html"}
+
+SKIPPED_CLASSES = {"toc", "docnav", "indexterm", "list-of-examples", "list-of-figures"}
+SKIPPED_IDS = {"banner", "title"}
+SKIPPED_TAGS = {"head", "script", "style"}
+BLOCK_TAGS = {"p", "div", "li", "dt", "dd", "td", "th", "tr", "table", "ul", "ol", "dl", "h1", "h2", "h3", "h4", "h5", "br",
+              "pre"}
+VOID_TAGS = {"br", "hr", "img", "link", "meta", "input", "col"}
+
+
+class BookError(Exception):
+    """The book is not what this tool expects; the message says what is missing."""
+
+
+class TextOfPage(HTMLParser):
+    """Collects a page's paragraphs; navigation and tables of contents are left out, <pre> keeps its line breaks."""
+
+    def __init__(self):
+        super().__init__(convert_charrefs=True)
+        self.paragraphs = []
+        self.pieces = []
+        self.open_tags = []
+        self.skipped_from = None  # depth of the outermost element that is being skipped
+        self.pre_depth = 0
+
+    def flush(self):
+        text = "".join(self.pieces)
+        self.pieces.clear()
+        text = text.strip("\n").rstrip() if self.pre_depth else re.sub(r"\s+", " ", text).strip()
+        if text:
+            self.paragraphs.append(text)
+
+    def handle_starttag(self, tag, attributes):
+        if tag in BLOCK_TAGS and self.skipped_from is None:
+            self.flush()
+        if tag in VOID_TAGS:
+            return
+        attributes = dict(attributes)
+        self.open_tags.append(tag)
+        classes = set((attributes.get("class") or "").split())
+        if self.skipped_from is None and (
+                tag in SKIPPED_TAGS or classes & SKIPPED_CLASSES or attributes.get("id") in SKIPPED_IDS):
+            self.skipped_from = len(self.open_tags)
+        self.pre_depth += tag == "pre"
+
+    def handle_endtag(self, tag):
+        if tag in VOID_TAGS or tag not in self.open_tags:
+            return
+        while True:
+            closed = self.open_tags.pop()
+            if closed in BLOCK_TAGS and self.skipped_from is None:
+                self.flush()
+            self.pre_depth -= closed == "pre"
+            if self.skipped_from is not None and len(self.open_tags) < self.skipped_from:
+                self.skipped_from = None
+            if closed == tag:
+                return
+
+    def handle_data(self, data):
+        if self.skipped_from is None:
+            self.pieces.append(data)
+
+
+def text_of_html(html):
+    """The page's text, paragraphs apart by an empty line."""
+    parser = TextOfPage()
+    parser.feed(html)
+    parser.close()
+    parser.flush()
+    return "\n\n".join(parser.paragraphs) + "\n"
+
+
+def pages_by_chapter(directory):
+    """{first page of a chapter: its pages in reading order}, from the table of contents."""
+    index = directory / "index.html"
+    if not index.is_file():
+        raise BookError(f"{index} does not exist: install debian-handbook (tools/install_deps.sh --demo)")
+    chapters, current, seen = {}, None, set()
+    entry = re.compile(r'<span class="(preface|chapter|appendix|section)"><a href="([^"#]+)')
+    for kind, page in entry.findall(index.read_text(encoding="utf-8")):
+        if kind != "section":
+            current = chapters.setdefault(page, [])
+        if current is not None and page not in seen:
+            seen.add(page)
+            current.append(page)
+    return chapters
+
+
+def write_whole(path, text):
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--html", type=Path, required=True, help="directory of the book's English HTML pages")
+    parser.add_argument("--output", type=Path, required=True, help="directory for the three text files")
+    args = parser.parse_args()
+    chapters = pages_by_chapter(args.html)
+    unknown = (EVAL_A | EVAL_B) - set(chapters)
+    if unknown:
+        raise BookError(f"{args.html / 'index.html'} lacks the chapters {', '.join(sorted(unknown))}: this edition of the "
+                        "handbook is arranged differently")
+    texts = {"calibration": [], "eval_a": [], "eval_b": []}
+    for chapter, pages in chapters.items():
+        name = "eval_a" if chapter in EVAL_A else "eval_b" if chapter in EVAL_B else "calibration"
+        for page in pages:
+            texts[name].append(text_of_html((args.html / page).read_text(encoding="utf-8")))
+    args.output.mkdir(parents=True, exist_ok=True)
+    for name, pages in texts.items():
+        text = "\n".join(pages)
+        write_whole(args.output / f"{name}.txt", text)
+        print(f"{args.output / name}.txt: {len(pages)} pages, {len(text) / 1e3:.0f} kB")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (BookError, OSError) as error:
+        print(f"prepare_demo_text: {error}", file=sys.stderr)
+        sys.exit(2)
