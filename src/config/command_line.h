@@ -1,0 +1,25 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace gptq {
+
+/// What the user typed.
+struct CommandLine {
+  enum class Command { plan, quantize, eval, inspect, verify } command = Command::quantize;
+  std::string job;                     ///< YAML of plan, quantize, eval
+  std::string path;                    ///< of inspect, verify
+  std::vector<std::string> overrides;  ///< --set key=value, in order
+  bool overwrite = false;              ///< quantize --overwrite, same as --set output.overwrite=true
+  std::string eval_model;              ///< eval --model DIR, same as --set eval.model=DIR
+  std::vector<std::string> eval_data;  ///< eval --data FILE..., same as --set eval.data=[...]
+  std::string json;                    ///< eval, plan, inspect, verify --json FILE: the result for programs
+  int plan_ranks = 0;                  ///< plan --ranks N: answer for N ranks instead of the present ones
+};
+
+/// Parses argv. `--help` and `--version` and mistakes print to stdout/stderr when `speak` (one rank only) and set
+/// `exit_code`; the caller then ends. Returns true if there is a command to run.
+bool parse_command_line(int argc, char** argv, bool speak, CommandLine& result, int& exit_code);
+
+}  // namespace gptq

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace gptq {
+
+/// The job YAML as plain values. configs/reference.yaml documents every key; a key's name there is the member's path
+/// here. Members marked [result] change the output's bytes, members marked [speed] never do.
+struct ModelSection {
+  std::string path;  ///< [result] Hugging Face directory of the source model
+};
+
+struct CalibrationSection {
+  std::string path;               ///< [result] HDF5 file made by tools/prepare_calibration.py
+  std::int64_t num_samples = 0;   ///< [result] use the first so many; 0: all
+  std::int64_t chunk_tokens = 2048;  ///< [result] samples are multiplied into the Hessian in chunks of about so many tokens
+};
+
+struct QuantizationSection {
+  std::string method = "gptq";            ///< [result] gptq | rtn
+  int bits = 4;                           ///< [result] 2 | 3 | 4 | 8
+  std::int64_t group_size = 128;          ///< [result] -1: one group; else >= 1
+  bool sym = true;                        ///< [result]
+  double damp_percent = 0.05;             ///< [result] of the mean of diag(H), in (0, 1)
+  double damp_auto_increment = 0.01;      ///< [result] added while H is not positive definite; 0: never
+  bool desc_act = false;                  ///< [result] activation order
+  bool act_group_aware = true;            ///< [result] activation order within groups; not with desc_act
+  bool static_groups = false;             ///< [result] scales from the original weights
+  std::string scale_search = "weighted";  ///< [result] minmax | mse | weighted
+  double mse_norm = 2.0;                  ///< [result] (0, 8]
+  int mse_grid = 100;                     ///< [result] [2, 10000]
+  double max_shrink = 0.8;                ///< [result] (0, 1)
+  bool true_sequential = true;            ///< [result]
+  std::vector<std::string> include;       ///< [result] module names or regexes; empty: every linear of the blocks
+  std::vector<std::string> exclude;       ///< [result] module names or regexes kept as they are
+  std::int64_t max_fallbacks = 0;         ///< [result] layers that may fall back to RTN before the job fails
+};
+
+struct ComputeSection {
+  std::string backend = "auto";  ///< [result] auto | cpu | cuda
+  std::string dtype = "auto";    ///< [result] auto | bf16 | fp32
+  int threads = 0;               ///< [speed] per rank; 0: cores / ranks of the node
+  std::int64_t micro_batch = 0;  ///< [speed] samples in flight per rank; 0: as many as threads
+};
+
+struct OutputSection {
+  std::string path;                        ///< [speed] directory to make
+  bool overwrite = false;                  ///< [speed] replace an output that is not this job's own
+  std::string checkpoint_format = "gptq";  ///< [result] gptq | gptq_v2
+  std::int64_t max_shard_bytes = 5'000'000'000;  ///< [result] of one safetensors file
+};
+
+struct EvalSection {
+  std::string model;               ///< [result] directory; empty: output.path
+  std::vector<std::string> data;   ///< [result] HDF5 files of tokens, made like the calibration's
+  std::int64_t num_samples = 0;    ///< [result] 0: all
+};
+
+struct LogSection {
+  std::string level = "info";     ///< [speed] debug | info | warn | error
+  std::string progress = "auto";  ///< [speed] auto | bar | lines | none
+};
+
+struct JobConfig {
+  ModelSection model;
+  CalibrationSection calibration;
+  QuantizationSection quantization;
+  ComputeSection compute;
+  OutputSection output;
+  EvalSection eval;
+  LogSection log;
+};
+
+}  // namespace gptq

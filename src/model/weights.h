@@ -1,0 +1,57 @@
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/tensor.h"
+#include "model/architectures.h"
+
+namespace gptq {
+
+class SafetensorsReader;
+
+/// The tensors of one block by their name inside it ("self_attn.q_proj.weight"), in the file's dtype.
+struct BlockWeights {
+  std::int64_t block = 0;
+  std::map<std::string, HostTensor> tensors;
+
+  const HostTensor& at(const std::string& name) const;  ///< throws InputError naming block and tensor
+};
+
+/// A model's weights on disk, brought into memory when asked for. GPTQ-quantized linears are dequantized on the way
+/// (to f32: scale · (code − zero)), so that a quantized model reads like any other.
+class ModelWeights {
+ public:
+  explicit ModelWeights(const std::filesystem::path& model_directory);
+  ~ModelWeights();
+
+  const ModelConfig& config() const { return config_; }
+  const Architecture& architecture() const { return *architecture_; }
+  const std::vector<StageGroup>& groups() const { return groups_; }
+  const SafetensorsReader& files() const { return *reader_; }
+
+  /// Every tensor is present with the shape that config.json implies; reads headers only. Throws one InputError that
+  /// lists all mistakes (at most 20).
+  void check() const;
+
+  /// Throws InputError if a tensor holds NaN or infinity (named with its block).
+  BlockWeights load_block(std::int64_t block) const;
+  HostTensor load_embedding() const;   ///< (vocab, hidden)
+  HostTensor load_final_norm() const;  ///< (hidden)
+  HostTensor load_head() const;        ///< (vocab, hidden); the embedding where they are tied
+
+ private:
+  HostTensor load(const std::string& name) const;
+  HostTensor load_linear(const std::string& module) const;
+
+  std::filesystem::path directory_;
+  ModelConfig config_;
+  const Architecture* architecture_;
+  std::vector<StageGroup> groups_;
+  std::unique_ptr<SafetensorsReader> reader_;
+};
+
+}  // namespace gptq

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "quant/column_order.h"
+
+namespace gptq {
+
+/// Everything the solve of a stage group needs, the same for each of its layers; serialisable for a broadcast.
+struct StageFactor {
+  SolveColumns columns;
+  std::vector<float> r;          ///< (n, n) row-major upper triangular, rows and columns in visiting order; empty: RTN
+  double damping = 0;            ///< λ added to the diagonal
+  double damp_percent = 0;       ///< the fraction that was needed
+  std::int64_t damping_steps = 0;  ///< increases after the first try failed
+  bool fallback = false;         ///< no damping helped: these layers are rounded to nearest
+};
+
+/// Damps, orders and factors H (n, n), host doubles, consumed. Dead columns (H_ii = 0) get H_ii = 1. Where H is not
+/// positive definite the damping grows by damp_auto_increment until it would reach 1; then fallback is set.
+StageFactor factor_hessian(Kernels& kernels, std::vector<double> hessian, std::int64_t n,
+                           const QuantizationSection& options);
+
+std::vector<std::byte> serialize(const StageFactor& factor);
+StageFactor deserialize_factor(std::span<const std::byte> bytes);
+
+}  // namespace gptq

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/tensor.h"
+#include "kernels/kernels.h"
+
+namespace gptq {
+
+/// What one layer's quantization was like; a row of the report.
+struct LayerStatistics {
+  std::string module;
+  std::int64_t block = 0;
+  int bits = 0;
+  std::int64_t group_size = 0;
+  std::int64_t samples = 0;
+  std::int64_t tokens = 0;
+  double damp_percent = 0;
+  std::int64_t damping_steps = 0;
+  bool fallback = false;
+  std::string fallback_reason;
+  double loss = 0;                   ///< GPTQ's own: Σ (v-q)²/(2 U²), H scaled by 2/tokens
+  double relative_weight_error = 0;  ///< |W-Q|² / |W|²
+  double relative_output_error = 0;  ///< tr((W-Q)H(W-Q)ᵀ) / tr(WHWᵀ)
+  double seconds = 0;                ///< wall time of the layer's share of its stage group
+};
+
+/// A quantized linear, in full on every rank that holds it.
+struct QuantizedLayer {
+  std::string module;                  ///< full name, "model.layers.3.mlp.down_proj"
+  std::int64_t out_features = 0;
+  std::int64_t in_features = 0;
+  std::int64_t groups = 1;
+  int bits = 4;
+  std::vector<std::uint8_t> codes;     ///< (out, in)
+  std::vector<f16> scales;             ///< (out, groups)
+  std::vector<std::uint8_t> zeros;     ///< (out, groups)
+  std::vector<std::int32_t> group_of;  ///< (in): g_idx
+};
+
+/// (out, in) floats: scale · (code − zero).
+HostTensor dequantize(const QuantizedLayer& layer);
+
+/// Panels of `SolveOptions::kPanelRows` rows per layer, dealt to ranks in contiguous runs of nearly equal work.
+struct RowRange {
+  std::int64_t layer = 0;  ///< index in the stage group
+  std::int64_t first = 0;
+  std::int64_t count = 0;
+};
+/// Rows of each layer of the group that `rank` solves; together the ranks cover every row once.
+std::vector<RowRange> rows_of_rank(const std::vector<std::int64_t>& out_features, int rank, int ranks);
+
+std::vector<std::byte> serialize(const std::vector<RowRange>& ranges, const std::vector<QuantizedRows>& rows);
+void deserialize_rows(std::span<const std::byte> bytes, std::vector<RowRange>& ranges,
+                      std::vector<QuantizedRows>& rows);
+
+}  // namespace gptq
