@@ -1,0 +1,45 @@
+#pragma once
+
+#include "kernels/kernels.h"
+
+namespace gptq {
+
+/// Kernels on the cores of this process; "backend memory" is host memory. Every library product runs on one
+/// thread inside our own parallel loops over fixed tiles, which keeps the bits independent of the number of
+/// threads. One call at a time: an object may be used by several threads, but not at once.
+class CpuKernels final : public Kernels {
+ public:
+  /// threads >= 1. Sets this thread's OpenMP team size to 1 (see gemm.h), which every loop here overrides.
+  explicit CpuKernels(int threads);
+
+  std::unique_ptr<LinearWeights> prepare_linear(const Matrix& weight, std::span<const float> bias,
+                                                DType compute) override;
+  void linear(const Batch& batch, const Matrix& x, const LinearWeights& weights, const Matrix& y,
+              bool accumulate) override;
+  void embed(std::span<const std::int32_t> ids, const Matrix& table, const Matrix& out) override;
+  void rms_norm(const Matrix& x, std::span<const float> weight, float eps, float weight_offset,
+                const Matrix& y) override;
+  void head_rms_norm(const Matrix& x, std::span<const float> weight, float eps, float weight_offset) override;
+  void rotary(const Batch& batch, const Matrix& x, std::int64_t head_dim, const RotaryTable& table) override;
+  void attention(const Batch& batch, const AttentionShape& shape, const Matrix& q, const Matrix& k,
+                 const Matrix& v, const Matrix& out) override;
+  void gated_activation(Activation activation, const Matrix& gate, const Matrix& up,
+                        const Matrix& out) override;
+  void cross_entropy(const Batch& batch, const Matrix& x, const LinearWeights& head,
+                     std::span<const std::int32_t> targets, std::span<double> losses) override;
+  bool all_finite(const Matrix& x) override;
+
+  void column_max(const Matrix& x, std::span<float> maximum) override;
+  void accumulate_hessian(const Matrix& x, std::span<const int> exponents, std::int64_t* sum) override;
+
+  bool factor(std::span<double> h, std::int64_t n) override;
+  QuantizedRows solve_rows(const Matrix& w, const SolveColumns& columns, std::span<const float> r,
+                           double damping, const SolveOptions& options) override;
+
+  int threads() const { return threads_; }
+
+ private:
+  int threads_;
+};
+
+}  // namespace gptq
