@@ -1,0 +1,265 @@
+#!/usr/bin/env python3
+"""Writes a calibration or evaluation file (HDF5, docs/calibration-format.md) for one model.
+
+    tools/prepare_calibration.py --model DIR --source text.txt --output calibration.h5
+    tools/prepare_calibration.py --model DIR --source records.jsonl --text-field content --mode rows --output rows.h5
+    tools/prepare_calibration.py --model DIR --source wikitext2 --seqlen 2048 --nsamples 128 --output wikitext2.h5
+    tools/prepare_calibration.py --model DIR --source held-out.txt --contiguous --seqlen 1024 --output evaluation.h5
+    tools/prepare_calibration.py --model DIR --ids ids.npy --output calibration.h5
+
+A source is a file (.txt or any text, .html, .jsonl) or one of wikitext2, ptb, ptb_new, c4, c4_new. Exit code 2 and one
+line on stderr for anything that cannot be used; the output appears only when it is complete.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "lib"))
+
+import text_sources  # noqa: E402
+from text_sources import SourceError  # noqa: E402
+
+FORMAT, VERSION = "gptq-hpc-calibration", 1
+
+
+class OneLineParser(argparse.ArgumentParser):
+    def error(self, message):
+        raise SourceError(f"{message} (--help lists the options)")
+
+
+class Model:
+    """What a calibration file must know of a model directory."""
+
+    def __init__(self, directory, needs_tokenizer):
+        config_path = directory / "config.json"
+        if not config_path.is_file():
+            raise SourceError(f"--model {directory}: no config.json there; give a Hugging Face model directory")
+        try:
+            config = json.loads(text_sources.read_utf8(config_path))
+            config = config if "vocab_size" in config else config["text_config"]
+            self.vocab_size = int(config["vocab_size"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise SourceError(f"{config_path} is not a model's configuration: no usable vocab_size") from error
+        self.max_positions = config.get("max_position_embeddings")
+        self.pad_id = self.pick_pad_id(config)
+        self.tokenizer_path = directory / "tokenizer.json"
+        has_tokenizer = self.tokenizer_path.is_file()
+        if needs_tokenizer and not has_tokenizer:
+            raise SourceError(f"{self.tokenizer_path} does not exist: save the model's fast tokenizer there, or pass "
+                              "token ids with --ids")
+        self.tokenizer_sha256 = (
+            hashlib.sha256(self.tokenizer_path.read_bytes()).hexdigest() if has_tokenizer else "")
+
+    def pick_pad_id(self, config):
+        for key in ("pad_token_id", "eos_token_id", "bos_token_id"):
+            value = config.get(key)
+            value = value[0] if isinstance(value, list) and value else value
+            if isinstance(value, int) and 0 <= value < self.vocab_size:
+                return value
+        return 0
+
+    def load_tokenizer(self):
+        from tokenizers import Tokenizer
+
+        try:
+            tokenizer = Tokenizer.from_file(str(self.tokenizer_path))
+        except Exception as error:  # tokenizers raises a plain Exception
+            raise SourceError(f"{self.tokenizer_path} cannot be loaded: {error}") from error
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+
+
+class Documents:
+    """The source as token ids: `stream()` is all of it in one row, `rows()` each document by itself."""
+
+    def __init__(self, args, model):
+        self.name = str(args.ids or args.source)
+        self.ids = None
+        if args.ids:
+            self.ids = text_sources.id_documents(args.ids)
+            if not any(self.ids):
+                raise SourceError(f"--ids {args.ids} holds no token ids")
+            return
+        named = self.name in text_sources.DATASETS
+        if not named and not args.source.is_file():
+            raise SourceError(f"--source {args.source} is neither a file nor one of "
+                              f"{', '.join(text_sources.DATASETS)}")
+        self.texts, self.join = (
+            text_sources.dataset_documents(self.name, args.split) if named
+            else text_sources.text_documents(args.source, args.text_field))
+        if not named:
+            self.name = args.source.name
+        if not any(text.strip() for text in self.texts):
+            raise SourceError(f"--source {self.name} holds no text")
+        self.limit = text_sources.DATASETS[self.name].get("limit") if named else None
+        self.tokenizer = model.load_tokenizer()
+
+    def stream(self):
+        if self.ids is not None:
+            return [i for row in self.ids for i in row]
+        return self.tokenizer.encode(self.join.join(self.texts[: self.limit])).ids
+
+    def rows(self):
+        if self.ids is not None:
+            return [list(row) for row in self.ids]
+        return [encoding.ids for encoding in self.tokenizer.encode_batch([t for t in self.texts if t.strip()])]
+
+    def encode(self, index):
+        return self.tokenizer.encode(self.texts[index]).ids
+
+
+def draw_windows(stream, args, name):
+    """Random windows, at the positions the literature's loaders draw from the same seed."""
+    if len(stream) < args.seqlen:
+        raise SourceError(f"{name} has {len(stream)} tokens, fewer than one window of {args.seqlen}: lower --seqlen, or "
+                          "give more text")
+    generator = random.Random(args.seed)
+    starts = [generator.randint(0, max(0, len(stream) - args.seqlen - 1)) for _ in range(args.nsamples)]
+    return [stream[start: start + args.seqlen] for start in starts]
+
+
+def draw_windows_inside(documents, args):
+    """Random windows of random documents that are longer than a window."""
+    generator = random.Random(args.seed)
+    windows, misses = [], 0
+    while len(windows) < args.nsamples:
+        ids = documents.encode(generator.randint(0, len(documents.texts) - 1))
+        if len(ids) > args.seqlen:
+            start = generator.randint(0, len(ids) - args.seqlen - 1)
+            windows.append(ids[start: start + args.seqlen])
+            misses = 0
+        elif (misses := misses + 1) > 20000:
+            raise SourceError(f"{documents.name} has hardly a document of more than {args.seqlen} tokens: lower --seqlen")
+    return windows
+
+
+def cut_contiguous(stream, args, name):
+    available = len(stream) // args.seqlen
+    wanted = args.nsamples or available
+    if available == 0 or wanted > available:
+        raise SourceError(f"{name} has {len(stream)} tokens, which is {available} windows of {args.seqlen}, not "
+                          f"{max(wanted, 1)}: lower --nsamples or --seqlen, or give more text")
+    return [stream[i * args.seqlen: (i + 1) * args.seqlen] for i in range(wanted)]
+
+
+def pick_rows(rows, args, name):
+    rows = [row[: args.seqlen] for row in rows if len(row) >= args.min_length]
+    if len(rows) < args.nsamples:
+        raise SourceError(f"{name} has {len(rows)} rows of at least {args.min_length} tokens, not {args.nsamples}: lower "
+                          "--nsamples or --min-length, or give more rows")
+    chosen = sorted(random.Random(args.seed).sample(range(len(rows)), args.nsamples))
+    return [rows[i] for i in chosen]
+
+
+def draw_samples(documents, args):
+    if args.contiguous:
+        return cut_contiguous(documents.stream(), args, documents.name)
+    if args.mode == "rows":
+        return pick_rows(documents.rows(), args, documents.name)
+    if documents.ids is None and documents.name in text_sources.WINDOWS_INSIDE_DOCUMENTS:
+        return draw_windows_inside(documents, args)
+    return draw_windows(documents.stream(), args, documents.name)
+
+
+def pack(samples, seqlen, pad_id, vocab_size):
+    """(input_ids [n, seqlen], lengths [n]), both little-endian int32; refuses ids outside the vocabulary."""
+    import numpy as np
+
+    ids = np.full((len(samples), seqlen), pad_id, dtype=np.int64)
+    for row, sample in enumerate(samples):
+        ids[row, : len(sample)] = sample
+    bad = np.argwhere((ids < 0) | (ids >= vocab_size))
+    if len(bad):
+        row, column = bad[0]
+        raise SourceError(f"token id {ids[row, column]} (sample {row}, position {column}) is outside the model's vocabulary "
+                          f"of {vocab_size}: these ids or this tokenizer belong to another model")
+    return ids.astype("<i4"), np.array([len(sample) for sample in samples], dtype="<i4")
+
+
+def write_file(path, ids, lengths, attributes, pad_id):
+    """Writes under a temporary name, syncs, renames."""
+    import h5py
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with h5py.File(temporary, "w") as file:
+            file.attrs.update(attributes)
+            file.create_dataset("input_ids", data=ids).attrs["pad_id"] = pad_id
+            file.create_dataset("lengths", data=lengths)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise SourceError(f"--output {path} cannot be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def parse_arguments(arguments):
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="Hugging Face model directory")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--source", type=Path, help="text file, or a dataset's name")
+    source.add_argument("--ids", type=Path, help="pre-tokenized ids: .npy, .json or .jsonl")
+    parser.add_argument("--text-field", default="text", help="field of .jsonl records (text)")
+    parser.add_argument("--split", choices=("train", "validation", "test"), default="train", help="of a named dataset")
+    parser.add_argument("--nsamples", type=int, help="samples to write (128; with --contiguous: all there are)")
+    parser.add_argument("--seqlen", type=int, default=2048, help="tokens a sample, capped to what the model takes (2048)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mode", choices=("windows", "rows"), default="windows",
+                        help="windows: random windows of the whole text; rows: one document a sample, padded")
+    parser.add_argument("--contiguous", action="store_true", help="consecutive windows without overlap, for perplexity")
+    parser.add_argument("--min-length", type=int, help="with --mode rows: skip shorter rows (2)")
+    parser.add_argument("--output", type=Path, required=True, help="HDF5 file to write")
+    args = parser.parse_args(arguments)
+    if args.contiguous and args.mode == "rows":
+        raise SourceError("--contiguous cuts windows of one text and does not go with --mode rows")
+    if args.min_length is not None and args.mode != "rows":
+        raise SourceError("--min-length applies to --mode rows only")
+    if args.seqlen < 2:
+        raise SourceError(f"--seqlen {args.seqlen}: a sample has at least 2 tokens")
+    if args.nsamples is not None and args.nsamples < 1:
+        raise SourceError(f"--nsamples {args.nsamples}: at least 1")
+    if args.nsamples is None and not args.contiguous:
+        args.nsamples = 128
+    args.min_length = max(2 if args.min_length is None else args.min_length, 1)
+    if not args.output.absolute().parent.is_dir() or args.output.is_dir():
+        raise SourceError(f"--output {args.output}: not a file name in an existing directory")
+    return args
+
+
+def main(arguments=None):
+    args = parse_arguments(arguments)
+    model = Model(args.model, needs_tokenizer=args.ids is None)
+    if isinstance(model.max_positions, int) and args.seqlen > model.max_positions:
+        print(f"note: --seqlen {args.seqlen} is more than the model's max_position_embeddings; using {model.max_positions}")
+        args.seqlen = model.max_positions
+    documents = Documents(args, model)
+    ids, lengths = pack(draw_samples(documents, args), args.seqlen, model.pad_id, model.vocab_size)
+    attributes = {
+        "format": FORMAT, "version": VERSION, "source": documents.name, "tokenizer_sha256": model.tokenizer_sha256,
+        "vocab_size": model.vocab_size, "nsamples": len(ids), "seqlen": args.seqlen, "seed": args.seed,
+        "mode": "contiguous" if args.contiguous else args.mode, "created_by": "gptq-hpc prepare_calibration.py",
+        "sha256": hashlib.sha256(ids.tobytes() + lengths.tobytes()).hexdigest()}
+    write_file(args.output, ids, lengths, attributes, model.pad_id)
+    print(f"{args.output}: {len(ids)} samples, {int(lengths.sum())} tokens, at most {args.seqlen} a sample, "
+          f"from {documents.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except SourceError as error:
+        print(f"prepare_calibration: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ImportError as error:
+        print(f"prepare_calibration: the Python package {error.name} is missing: pip install -r tools/requirements.txt",
+              file=sys.stderr)
+        sys.exit(2)
