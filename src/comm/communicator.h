@@ -2,10 +2,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
+
+#include "base/error.h"
 
 namespace gptq {
 
@@ -21,13 +24,20 @@ class Communicator {
   virtual void barrier() = 0;
   virtual void broadcast(void* data, std::size_t bytes, int root) = 0;
   virtual void all_reduce_sum(std::span<std::int64_t> values) = 0;  ///< exact, the same on every rank
-  virtual void all_reduce_max(std::span<float> values) = 0;         ///< exact; a NaN anywhere gives NaN everywhere
+  /// Of values >= 0; exact. A NaN anywhere gives NaN everywhere.
+  virtual void all_reduce_max(std::span<float> magnitudes) = 0;
   virtual void all_reduce_max(std::span<std::int64_t> values) = 0;
   /// Every rank's bytes, in rank order, on every rank.
   virtual std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine) = 0;
-  /// Ranks that share this rank's node: their number and this rank's place among them. Not collective.
-  virtual int node_ranks() const = 0;
-  virtual int node_rank() const = 0;
+};
+
+/// Runs `action` on the root and brings its outcome to every rank: a failure is thrown everywhere as CollectiveError
+/// with the root's message, so that all ranks end together and only one of them speaks.
+void run_on_root(Communicator& comm, const std::function<void()>& action);
+
+class CollectiveError : public Error {
+ public:
+  using Error::Error;
 };
 
 /// Owns MPI_Init and MPI_Finalize. Without mpirun the world has one rank.

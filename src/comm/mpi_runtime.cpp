@@ -1,0 +1,32 @@
+#include <mpi.h>
+
+#include <cstdlib>
+
+#include "comm/mpi_check.h"
+#include "comm/mpi_communicator.h"
+
+namespace gptq {
+
+MpiRuntime::MpiRuntime(int* argc, char*** argv) {
+  int provided = 0;
+  GPTQ_MPI(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided));
+}
+
+MpiRuntime::~MpiRuntime() { MPI_Finalize(); }
+
+std::unique_ptr<Communicator> MpiRuntime::world() { return std::make_unique<MpiCommunicator>(MPI_COMM_WORLD); }
+
+void MpiRuntime::abort(int exit_code) {
+  MPI_Abort(MPI_COMM_WORLD, exit_code);
+  std::_Exit(exit_code);
+}
+
+std::string MpiRuntime::library_version() {
+  char text[MPI_MAX_LIBRARY_VERSION_STRING] = {};
+  int length = 0;
+  MPI_Get_library_version(text, &length);
+  const std::string version(text, static_cast<std::size_t>(length));
+  return version.substr(0, version.find(','));
+}
+
+}  // namespace gptq

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "model/decoder_block.h"
+#include "pipeline/stage_solver.h"
+
+namespace gptq {
+
+struct QuantizedBlock {
+  std::vector<QuantizedLayer> layers;
+  std::vector<LayerStatistics> statistics;
+};
+
+/// Takes this rank's samples through one block and quantizes its layers on the way: stage group by stage group with
+/// quantized weights in front (true_sequential), or all Hessians from the block's original weights first.
+class BlockQuantizer {
+ public:
+  using OnLayers = std::function<void(const std::vector<LayerStatistics>&)>;
+
+  BlockQuantizer(const ModelWeights& model, const Recipe& recipe, StageSolver& solver, Kernels& kernels,
+                 PhaseClock& phases, OnLayers on_layers);
+
+  /// activations: hidden states entering the block, afterwards leaving it (through the quantized weights).
+  QuantizedBlock run(const BlockWeights& weights, DecoderBlock& block, Activations& activations);
+  /// Quantizes without calibration: nothing is propagated.
+  QuantizedBlock round_to_nearest(const BlockWeights& weights);
+
+ private:
+  std::vector<float> enter(DecoderBlock& block, Activations& activations, std::int64_t block_index);
+  std::vector<float> advance(std::int64_t group, DecoderBlock& block, Activations& activations,
+                             std::int64_t block_index);
+  void track(const Activations& activations, std::size_t chunk, std::int64_t width, std::int64_t block_index,
+             const std::string& where, std::vector<float>& maximum);
+  std::vector<LayerToQuantize> chosen_layers(std::int64_t group, const BlockWeights& weights) const;
+  void quantize_group(std::int64_t group, const BlockWeights& weights, const Activations& activations,
+                      std::vector<float> maximum, QuantizedBlock& result);
+  void use_quantized(std::size_t first_layer, const QuantizedBlock& quantized, std::int64_t block_index,
+                     DecoderBlock& block);
+
+  const ModelWeights& model_;
+  const Recipe& recipe_;
+  StageSolver& solver_;
+  Kernels& kernels_;
+  PhaseClock& phases_;
+  OnLayers on_layers_;
+};
+
+}  // namespace gptq

@@ -1,0 +1,171 @@
+#include "pipeline/evaluate.h"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/process.h"
+#include "io/calibration.h"
+#include "model/decoder_block.h"
+#include "pipeline/block_prefetcher.h"
+#include "pipeline/embedding.h"
+#include "pipeline/job_context.h"
+
+namespace gptq {
+namespace {
+
+constexpr std::int64_t kChunkTokens = 2048;
+
+/// Negative log-likelihood summed over one window, and its number of predictions.
+struct WindowLoss {
+  double loss = 0;
+  std::int64_t predictions = 0;
+};
+
+/// Each token's successor in its window; −1 for a window's last token.
+std::vector<std::int32_t> targets_of(const Batch& batch, const std::vector<std::int32_t>& ids) {
+  std::vector<std::int32_t> targets(ids.size());
+  for (std::size_t i = 0; i + 1 < ids.size(); ++i) targets[i] = ids[i + 1];
+  for (std::size_t s = 1; s < batch.offsets.size(); ++s) targets[static_cast<std::size_t>(batch.offsets[s] - 1)] = -1;
+  return targets;
+}
+
+class Evaluator {
+ public:
+  Evaluator(const ModelWeights& model, const CalibrationData& data, Communicator& comm, ComputeContext& compute)
+      : model_(model), data_(data), comm_(comm), backend_(*compute.backend), dtype_(compute.dtype) {
+    std::vector<std::int64_t> lengths;
+    for (const auto& sample : data.samples) lengths.push_back(static_cast<std::int64_t>(sample.size()));
+    const std::vector<Chunk> chunks = make_chunks(lengths, kChunkTokens);
+    const auto [first, last] = chunks_of_rank(chunks, comm.rank(), comm.size());
+    mine_.assign(chunks.begin() + static_cast<std::ptrdiff_t>(first), chunks.begin() + static_cast<std::ptrdiff_t>(last));
+  }
+
+  std::vector<WindowLoss> run() {
+    Activations activations(data_, mine_, model_.config().hidden_size, 0, dtype_);
+    embed_samples(model_, data_, backend_.kernels(), activations);
+    const RotaryTable rotary = make_rotary_table(model_.config(), data_.longest());
+    const std::int64_t blocks = model_.config().num_hidden_layers;
+    BlockPrefetcher prefetcher(model_, 0, blocks);
+    for (std::int64_t index = 0; index < blocks; ++index) {
+      const BlockWeights weights = prefetcher.take();
+      DecoderBlock block(backend_, model_, weights, rotary, dtype_);
+      for (std::size_t i = 0; i < activations.chunks(); ++i) block.forward(activations.batch(i), activations.hidden(i));
+    }
+    return gather(losses_of_head(activations));
+  }
+
+ private:
+  std::vector<WindowLoss> losses_of_head(const Activations& activations) {
+    const HostTensor norm = convert(model_.load_final_norm(), DType::f32);
+    const std::span<const float> norm_weight(norm.matrix().row<float>(0), static_cast<std::size_t>(norm.elements()));
+    const HostTensor table = model_.load_head();
+    const auto head = backend_.kernels().prepare_linear(table.matrix(), {}, dtype_);
+    std::vector<WindowLoss> windows;
+    for (std::size_t i = 0; i < activations.chunks(); ++i) {
+      const Batch& batch = activations.batch(i);
+      HostTensor x = make_tensor(dtype_, {batch.rows(), model_.config().hidden_size});
+      backend_.kernels().rms_norm(activations.hidden(i), norm_weight, model_.config().rms_norm_eps,
+                                  model_.architecture().norm_weight_offset, x.matrix());
+      std::vector<double> losses(static_cast<std::size_t>(batch.rows()));
+      backend_.kernels().cross_entropy(batch, x.matrix(), *head, targets_of(batch, activations.ids(i, data_)), losses);
+      for (std::size_t s = 0; s + 1 < batch.offsets.size(); ++s) {
+        WindowLoss window;
+        for (std::int64_t row = batch.offsets[s]; row + 1 < batch.offsets[s + 1]; ++row) {
+          window.loss += losses[static_cast<std::size_t>(row)];
+          window.predictions += 1;
+        }
+        windows.push_back(window);
+      }
+    }
+    return windows;
+  }
+
+  /// All windows in order: ranks hold contiguous runs.
+  std::vector<WindowLoss> gather(const std::vector<WindowLoss>& mine) {
+    std::vector<WindowLoss> all;
+    for (const auto& bytes : comm_.all_gather(std::as_bytes(std::span(mine)))) {
+      const auto* windows = reinterpret_cast<const WindowLoss*>(bytes.data());
+      all.insert(all.end(), windows, windows + bytes.size() / sizeof(WindowLoss));
+    }
+    return all;
+  }
+
+  const ModelWeights& model_;
+  const CalibrationData& data_;
+  Communicator& comm_;
+  Backend& backend_;
+  DType dtype_;
+  std::vector<Chunk> mine_;
+};
+
+Evaluation evaluate_file(const JobConfig& job, const std::string& path, const ModelWeights& model, Communicator& comm,
+                         ComputeContext& compute) {
+  Stopwatch watch;
+  CalibrationData data;
+  const auto read = [&] { data = read_calibration(path, job.eval.num_samples, model.config().vocab_size); };
+  run_on_root(comm, read);
+  if (!comm.is_root()) read();
+
+  Evaluation result;
+  double loss = 0;
+  for (const WindowLoss& window : Evaluator(model, data, comm, compute).run()) {
+    loss += window.loss;
+    result.tokens += window.predictions;
+  }
+  if (result.tokens == 0) {
+    throw InputError("{} has no window of two tokens or more: nothing to predict; prepare it with a larger --seqlen",
+                     path);
+  }
+  result.perplexity = std::exp(loss / static_cast<double>(result.tokens));
+  if (!std::isfinite(result.perplexity)) {
+    throw NumericalError("the perplexity of {} on {} is not finite; try compute.dtype fp32", job.eval.model, path);
+  }
+  result.data = path;
+  result.seconds = watch.seconds();
+  std::vector<std::int64_t> memory{peak_memory_bytes()};
+  comm.all_reduce_sum(memory);
+  result.peak_memory_bytes = memory[0];
+  return result;
+}
+
+}  // namespace
+
+std::vector<Evaluation> run_evaluate(const JobConfig& job, Communicator& comm) {
+  const std::string path = job.eval.model.empty() ? job.output.path : job.eval.model;
+  std::unique_ptr<ModelWeights> model;
+  const auto open = [&] {
+    model = std::make_unique<ModelWeights>(path);
+    model->check();
+  };
+  run_on_root(comm, open);
+  if (!comm.is_root()) open();
+
+  ComputeContext compute = make_compute(job.compute, comm);
+  std::vector<Evaluation> results;
+  for (const std::string& data : job.eval.data) {
+    results.push_back(evaluate_file(job, data, *model, comm, compute));
+    results.back().model = path;
+    if (comm.is_root()) {
+      log::info("{} on {}: perplexity {:.4f} over {} tokens in {:.1f} s", path, data, results.back().perplexity,
+                results.back().tokens, results.back().seconds);
+    }
+  }
+  return results;
+}
+
+std::string to_json(const std::vector<Evaluation>& evaluations) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const Evaluation& result : evaluations) {
+    list.push_back({{"model", result.model},
+                    {"data", result.data},
+                    {"perplexity", result.perplexity},
+                    {"tokens", result.tokens},
+                    {"seconds", result.seconds},
+                    {"peak_memory_bytes", result.peak_memory_bytes}});
+  }
+  return (list.size() == 1 ? list[0] : list).dump(2) + "\n";
+}
+
+}  // namespace gptq

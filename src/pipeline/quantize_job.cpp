@@ -1,0 +1,235 @@
+#include "pipeline/quantize_job.h"
+
+#include <algorithm>
+#include <ctime>
+#include <filesystem>
+#include <optional>
+
+#include "base/log.h"
+#include "base/process.h"
+#include "config/version.h"
+#include "io/calibration.h"
+#include "pipeline/background_export.h"
+#include "pipeline/block_prefetcher.h"
+#include "pipeline/block_quantizer.h"
+#include "pipeline/embedding.h"
+#include "pipeline/job_context.h"
+#include "pipeline/plan.h"
+#include "pipeline/progress.h"
+
+namespace gptq {
+namespace {
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  char text[32] = {};
+  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", std::gmtime(&now));
+  return text;
+}
+
+std::int64_t safetensors_bytes(const std::filesystem::path& directory) {
+  std::int64_t bytes = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+    if (entry.path().extension() == ".safetensors") bytes += static_cast<std::int64_t>(entry.file_size());
+  }
+  return bytes;
+}
+
+/// The job's inputs, checked; the same on every rank.
+struct Inputs {
+  std::unique_ptr<ModelWeights> model;
+  CalibrationData calibration;  ///< no samples for round-to-nearest
+};
+
+Inputs open_inputs(const JobConfig& job, Communicator& comm) {
+  const auto open = [&job] {
+    Inputs inputs;
+    inputs.model = std::make_unique<ModelWeights>(job.model.path);
+    inputs.model->check();
+    if (job.quantization.method == "gptq") {
+      inputs.calibration = read_calibration(job.calibration.path, job.calibration.num_samples,
+                                            inputs.model->config().vocab_size);
+    }
+    return inputs;
+  };
+  Inputs inputs;
+  // The root looks first, so that a mistake is told once; the others then find the same files good.
+  run_on_root(comm, [&] { inputs = open(); });
+  return comm.is_root() ? std::move(inputs) : open();
+}
+
+std::vector<std::int64_t> lengths_of(const CalibrationData& data) {
+  std::vector<std::int64_t> lengths;
+  for (const auto& sample : data.samples) lengths.push_back(static_cast<std::int64_t>(sample.size()));
+  return lengths;
+}
+
+std::int64_t widest_group(const ModelWeights& model) {
+  std::int64_t width = 0;
+  for (const StageGroup& group : model.groups()) width = std::max(width, group.in_features);
+  return width;
+}
+
+class QuantizeJob {
+ public:
+  QuantizeJob(const JobConfig& job, Communicator& comm, Inputs inputs, ComputeContext compute)
+      : job_(job),
+        comm_(comm),
+        inputs_(std::move(inputs)),
+        compute_(std::move(compute)),
+        recipe_(job.quantization),
+        fingerprint_(job_fingerprint(job, *inputs_.model, inputs_.calibration.sha256, compute_.dtype)) {}
+
+  Report run() {
+    report_ = new_report();
+    if (already_finished()) return report_;
+    prepare();
+    quantize_blocks();
+    finish();
+    return report_;
+  }
+
+ private:
+  Report new_report() const {
+    Report report;
+    report.version = program_version();
+    report.started = utc_now();
+    report.ranks = comm_.size();
+    report.threads = compute_.backend->threads();
+    report.backend = compute_.backend->describe();
+    report.compute_dtype = name_of(compute_.dtype);
+    report.job = job_;
+    report.samples = static_cast<std::int64_t>(inputs_.calibration.samples.size());
+    report.tokens = inputs_.calibration.tokens();
+    report.calibration_sha256 = inputs_.calibration.sha256;
+    report.output = job_.output.path;
+    return report;
+  }
+
+  bool already_finished() {
+    std::int64_t finished = 0;
+    run_on_root(comm_, [&] {
+      finished = !job_.output.overwrite && is_finished_output(job_.output.path, fingerprint_) ? 1 : 0;
+    });
+    comm_.broadcast(&finished, sizeof(finished), 0);
+    return finished != 0;
+  }
+
+  /// Everything that can refuse the job does so here, before the first token is computed.
+  void prepare() {
+    const Plan plan = make_plan(job_, *inputs_.model, lengths_of(inputs_.calibration), comm_.size(), compute_.dtype);
+    run_on_root(comm_, [&] {
+      log::info("{} ranks x {} threads, {}, {} arithmetic", comm_.size(), compute_.backend->threads(),
+                compute_.backend->describe(), name_of(compute_.dtype));
+      plan.require_fit(host_memory_bytes());
+      export_.emplace(std::make_unique<Exporter>(job_, *inputs_.model, recipe_, fingerprint_));
+    });
+    const std::vector<Chunk> chunks = make_chunks(lengths_of(inputs_.calibration), job_.calibration.chunk_tokens);
+    const auto [first, last] = chunks_of_rank(chunks, comm_.rank(), comm_.size());
+    activations_.emplace(inputs_.calibration,
+                         std::vector<Chunk>(chunks.begin() + static_cast<std::ptrdiff_t>(first),
+                                            chunks.begin() + static_cast<std::ptrdiff_t>(last)),
+                         inputs_.model->config().hidden_size, widest_group(*inputs_.model), compute_.dtype);
+    if (uses_calibration()) {
+      const auto scope = phases_.in("embed");
+      embed_samples(*inputs_.model, inputs_.calibration, compute_.backend->kernels(), *activations_);
+      rotary_ = make_rotary_table(inputs_.model->config(), inputs_.calibration.longest());
+    }
+  }
+
+  bool uses_calibration() const { return job_.quantization.method == "gptq"; }
+
+  void quantize_blocks() {
+    const std::int64_t blocks = inputs_.model->config().num_hidden_layers;
+    Progress progress(job_.log.progress, comm_.is_root(), blocks, report_.tokens);
+    StageSolver solver(*compute_.backend, comm_, recipe_, report_.tokens, report_.samples, phases_);
+    BlockPrefetcher prefetcher(*inputs_.model, 0, blocks);
+    for (std::int64_t index = 0; index < blocks; ++index) {
+      BlockWeights weights = next_weights(prefetcher);
+      BlockQuantizer quantizer(*inputs_.model, recipe_, solver, compute_.backend->kernels(), phases_,
+                               [&](const std::vector<LayerStatistics>& rows) { progress.layers_done(index, rows); });
+      QuantizedBlock quantized = uses_calibration() ? through_block(quantizer, weights)
+                                                    : quantizer.round_to_nearest(weights);
+      record(quantized.statistics);
+      if (export_) {
+        const auto scope = phases_.in("export");
+        export_->write_block(index, std::move(weights), std::move(quantized.layers));
+      }
+      progress.block_done(index);
+    }
+  }
+
+  BlockWeights next_weights(BlockPrefetcher& prefetcher) {
+    const auto scope = phases_.in("load");
+    return prefetcher.take();
+  }
+
+  QuantizedBlock through_block(BlockQuantizer& quantizer, const BlockWeights& weights) {
+    std::optional<DecoderBlock> block;
+    {
+      const auto scope = phases_.in("load");
+      block.emplace(*compute_.backend, *inputs_.model, weights, rotary_, compute_.dtype);
+    }
+    return quantizer.run(weights, *block, *activations_);
+  }
+
+  void record(const std::vector<LayerStatistics>& rows) {
+    for (const LayerStatistics& row : rows) {
+      report_.layers.push_back(row);
+      if (!row.fallback) continue;
+      report_.fallbacks += 1;
+      if (comm_.is_root()) log::warn("{} fell back to round-to-nearest: {}", row.module, row.fallback_reason);
+    }
+    if (report_.fallbacks > job_.quantization.max_fallbacks) {
+      throw CollectiveError(
+          ExitCode::numerical,
+          fmt::format("{} layer(s) fell back to round-to-nearest, the last one {}; quantization.max_fallbacks allows {}. "
+                      "Use more calibration samples or a larger damp_percent, or raise max_fallbacks.",
+                      report_.fallbacks, rows.back().module, job_.quantization.max_fallbacks));
+    }
+  }
+
+  void finish() {
+    {
+      const auto scope = phases_.in("export");
+      run_on_root(comm_, [&] { export_->finish(); });
+    }
+    report_.phase_seconds = phases_.seconds();
+    report_.peak_memory_bytes = total_peak_memory();
+    report_.seconds = watch_.seconds();
+    run_on_root(comm_, [&] {
+      report_.source_bytes = safetensors_bytes(job_.model.path);
+      report_.output_bytes = safetensors_bytes(job_.output.path);
+      write_report(report_, job_.output.path);
+    });
+  }
+
+  std::int64_t total_peak_memory() {
+    std::vector<std::int64_t> sum{peak_memory_bytes()};
+    comm_.all_reduce_sum(sum);
+    return sum[0];
+  }
+
+  const JobConfig& job_;
+  Communicator& comm_;
+  Inputs inputs_;
+  ComputeContext compute_;
+  Recipe recipe_;
+  std::string fingerprint_;
+  std::optional<BackgroundExport> export_;  ///< on the root
+  std::optional<Activations> activations_;
+  RotaryTable rotary_;
+  PhaseClock phases_;
+  Report report_;
+  Stopwatch watch_;
+};
+
+}  // namespace
+
+Report run_quantize(const JobConfig& job, Communicator& comm) {
+  Inputs inputs = open_inputs(job, comm);
+  ComputeContext compute = make_compute(job.compute, comm);
+  return QuantizeJob(job, comm, std::move(inputs), std::move(compute)).run();
+}
+
+}  // namespace gptq

@@ -1,0 +1,40 @@
+#include "pipeline/sample_shard.h"
+
+#include "base/error.h"
+
+namespace gptq {
+
+std::vector<Chunk> make_chunks(const std::vector<std::int64_t>& sample_lengths, std::int64_t chunk_tokens) {
+  std::vector<Chunk> chunks;
+  for (std::size_t sample = 0; sample < sample_lengths.size(); ++sample) {
+    const std::int64_t length = sample_lengths[sample];
+    if (chunks.empty() || chunks.back().tokens + length > chunk_tokens) {
+      chunks.push_back({static_cast<std::int64_t>(sample), 0, 0});
+    }
+    chunks.back().samples += 1;
+    chunks.back().tokens += length;
+  }
+  return chunks;
+}
+
+std::pair<std::size_t, std::size_t> chunks_of_rank(const std::vector<Chunk>& chunks, int rank, int ranks) {
+  GPTQ_EXPECT(rank >= 0 && rank < ranks);
+  std::int64_t total = 0;
+  for (const Chunk& chunk : chunks) total += chunk.tokens;
+  // A chunk belongs to the rank whose share of the token line holds the chunk's middle; comparing doubled and scaled
+  // integers keeps that exact.
+  const auto owner_is_below = [&](std::int64_t before, const Chunk& chunk, int bound) {
+    return (2 * before + chunk.tokens) * ranks < 2 * total * bound;
+  };
+  std::size_t first = 0;
+  std::size_t last = 0;
+  std::int64_t before = 0;
+  for (const Chunk& chunk : chunks) {
+    if (owner_is_below(before, chunk, rank)) ++first;
+    if (owner_is_below(before, chunk, rank + 1)) ++last;
+    before += chunk.tokens;
+  }
+  return {first, last};
+}
+
+}  // namespace gptq
