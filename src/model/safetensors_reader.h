@@ -19,8 +19,14 @@ struct TensorInfo {
   std::uint64_t bytes = 0;
 };
 
-/// A model directory's safetensors: model.safetensors, or the files of model.safetensors.index.json.
-/// Headers are read and checked at construction (lengths, overlaps, truncation, path traversal); data on demand.
+/// The checked header of one safetensors file. Throws InputError naming the file and tensor: length out of
+/// bounds, broken JSON, unknown type, offsets that overlap, leave holes or lie outside, a truncated file (by
+/// how many bytes).
+std::map<std::string, TensorInfo> read_safetensors_header(const std::filesystem::path& file);
+
+/// A model directory's safetensors: model.safetensors, or the files of model.safetensors.index.json (the
+/// former wins, as in transformers). Headers are read and checked at construction (lengths, overlaps,
+/// truncation, path traversal); data on demand. Reading is thread-safe.
 class SafetensorsReader {
  public:
   explicit SafetensorsReader(const std::filesystem::path& model_directory);
@@ -32,6 +38,7 @@ class SafetensorsReader {
   const std::filesystem::path& directory() const { return directory_; }
 
  private:
+  void read_index(const std::filesystem::path& index);
   void read_header(const std::string& file);
   std::filesystem::path directory_;
   std::map<std::string, TensorInfo> tensors_;
