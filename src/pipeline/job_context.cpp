@@ -56,6 +56,16 @@ ComputeContext make_compute(const ComputeSection& section, Communicator& comm) {
   return context;
 }
 
+int ranks_on_this_node(Communicator& comm) {
+  const std::string mine = host_name();
+  int ranks = 0;
+  for (const auto& other : comm.all_gather(std::as_bytes(std::span(mine)))) {
+    const std::string theirs(reinterpret_cast<const char*>(other.data()), other.size());
+    ranks += theirs == mine ? 1 : 0;
+  }
+  return ranks;
+}
+
 std::string job_fingerprint(const JobConfig& job, const ModelWeights& model, const std::string& calibration_sha256,
                             DType compute) {
   Sha256 hash;

@@ -118,10 +118,11 @@ class QuantizeJob {
   /// Everything that can refuse the job does so here, before the first token is computed.
   void prepare() {
     const Plan plan = make_plan(job_, *inputs_.model, lengths_of(inputs_.calibration), comm_.size(), compute_.dtype);
+    const int node_ranks = ranks_on_this_node(comm_);
     run_on_root(comm_, [&] {
       log::info("{} ranks x {} threads, {}, {} arithmetic", comm_.size(), compute_.backend->threads(),
                 compute_.backend->describe(), name_of(compute_.dtype));
-      plan.require_fit(host_memory_bytes());
+      plan.require_fit(host_memory_bytes(), node_ranks);
       export_.emplace(std::make_unique<Exporter>(job_, *inputs_.model, recipe_, fingerprint_));
     });
     const std::vector<Chunk> chunks = make_chunks(lengths_of(inputs_.calibration), job_.calibration.chunk_tokens);

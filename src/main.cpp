@@ -1,0 +1,123 @@
+// The job as one page: command line → job file → plan | quantize | eval | inspect | verify → exit code.
+
+#include <cstdio>
+#include <exception>
+#include <fstream>
+
+#include "base/log.h"
+#include "comm/communicator.h"
+#include "config/command_line.h"
+#include "config/yaml_reader.h"
+#include "io/report.h"
+#include "io/verify.h"
+#include "pipeline/evaluate.h"
+#include "pipeline/plan.h"
+#include "pipeline/quantize_job.h"
+
+namespace {
+
+using namespace gptq;
+using Command = CommandLine::Command;
+
+JobConfig read_job_everywhere(const CommandLine& line, Communicator& comm) {
+  JobConfig job;
+  const auto read = [&] {
+    job = read_job(line.job, overrides_of(line));
+    if (line.command == Command::eval) {
+      require_for_eval(job);
+    } else {
+      require_for_quantize(job);
+    }
+  };
+  run_on_root(comm, read);
+  if (!comm.is_root()) read();
+  return job;
+}
+
+void write_text(const std::string& path, const std::string& text) {
+  std::ofstream file(path);
+  file << text;
+  file.close();
+  if (!file) throw IoError("cannot write {}: check that its directory exists and has room", path);
+}
+
+void quantize(const JobConfig& job, Communicator& comm) {
+  const Report report = run_quantize(job, comm);
+  if (!comm.is_root()) return;
+  if (report.layers.empty()) {
+    log::info("{} already holds this job's finished output; nothing to do (--overwrite does it again)", report.output);
+  } else {
+    std::printf("%s", summary_text(report).c_str());
+  }
+}
+
+void evaluate(const CommandLine& line, const JobConfig& job, Communicator& comm) {
+  const std::vector<Evaluation> results = run_evaluate(job, comm);
+  if (!comm.is_root()) return;
+  for (const Evaluation& result : results) {
+    std::printf("%s  %s  perplexity %.4f\n", result.model.c_str(), result.data.c_str(), result.perplexity);
+  }
+  if (!line.json.empty()) write_text(line.json, to_json(results));
+}
+
+ExitCode verify(const std::string& path) {
+  const VerifyResult result = verify_output(path);
+  for (const std::string& note : result.notes) std::printf("note: %s\n", note.c_str());
+  for (const std::string& failure : result.failures) std::printf("FAILED: %s\n", failure.c_str());
+  std::printf("%s: %lld files, %lld quantized modules, %zu failure(s)\n", path.c_str(),
+              static_cast<long long>(result.files), static_cast<long long>(result.quantized_modules),
+              result.failures.size());
+  return result.failures.empty() ? ExitCode::ok : ExitCode::verify_failed;
+}
+
+ExitCode run(const CommandLine& line, Communicator& comm) {
+  if (line.command == Command::inspect || line.command == Command::verify) {
+    log::start(comm.rank(), comm.size(), "info");
+    ExitCode code = ExitCode::ok;
+    run_on_root(comm, [&] {
+      if (line.command == Command::verify) {
+        code = verify(line.path);
+      } else {
+        std::printf("%s", inspect_path(line.path).c_str());
+      }
+    });
+    comm.broadcast(&code, sizeof(code), 0);
+    return code;
+  }
+  const JobConfig job = read_job_everywhere(line, comm);
+  log::start(comm.rank(), comm.size(), job.log.level);
+  if (line.command == Command::plan) {
+    const int ranks = line.plan_ranks > 0 ? line.plan_ranks : comm.size();
+    run_on_root(comm, [&] { std::printf("%s", run_plan(job, ranks).c_str()); });
+  } else if (line.command == Command::eval) {
+    evaluate(line, job, comm);
+  } else {
+    quantize(job, comm);
+  }
+  return ExitCode::ok;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  MpiRuntime mpi(&argc, &argv);
+  const std::unique_ptr<Communicator> comm = mpi.world();
+  CommandLine line;
+  int exit_code = 0;
+  if (!parse_command_line(argc, argv, comm->is_root(), line, exit_code)) return exit_code;
+  try {
+    return static_cast<int>(run(line, *comm));
+  } catch (const CollectiveError& error) {
+    // Every rank knows; one speaks, all return.
+    if (comm->is_root()) std::fprintf(stderr, "gptq-hpc: %s\n", error.what());
+    return static_cast<int>(error.exit_code());
+  } catch (const Error& error) {
+    std::fprintf(stderr, "gptq-hpc: rank %d: %s\n", comm->rank(), error.what());
+    exit_code = static_cast<int>(error.exit_code());
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "gptq-hpc: rank %d: unexpected: %s\n", comm->rank(), error.what());
+    exit_code = static_cast<int>(ExitCode::internal);
+  }
+  if (comm->size() == 1) return exit_code;
+  mpi.abort(exit_code);
+}
