@@ -18,8 +18,10 @@ struct StageFactor {
   bool fallback = false;         ///< no damping helped: these layers are rounded to nearest
 };
 
-/// Damps, orders and factors H (n, n), host doubles, consumed. Dead columns (H_ii = 0) get H_ii = 1. Where H is not
-/// positive definite the damping grows by damp_auto_increment until it would reach 1; then fallback is set.
+/// Damps, orders and factors H (n, n), host doubles, consumed. λ = damp_percent · mean of diag(H) over the columns
+/// that some token used; the others (dead, H_ii = 0) get H_ii = 1. Where H + λI is not positive definite in double
+/// precision, damp_percent grows by damp_auto_increment until it would reach 1; then fallback is set, r is empty and
+/// damp_percent is the last value tried. Throws NumericalError if H holds NaN or infinity.
 StageFactor factor_hessian(Kernels& kernels, std::vector<double> hessian, std::int64_t n,
                            const QuantizationSection& options);
 
