@@ -1,0 +1,65 @@
+// Every option of the recipe through the whole program: quantize, verify, evaluate.
+
+#include <nlohmann/json.hpp>
+
+#include "job_fixture.h"
+
+namespace gptq::test {
+namespace {
+
+struct OptionCase {
+  const char* name;
+  const char* lines;  ///< of the `quantization` section, after bits: 4 and group_size: 32
+  std::vector<std::string> set;
+};
+
+class Options : public JobTest, public testing::WithParamInterface<OptionCase> {
+ protected:
+  double perplexity(const std::string& model) {
+    const std::string json = path("eval.json");
+    const ProgramResult result = run_program({"eval", job(), "--model", model, "--json", json});
+    EXPECT_EQ(result.exit_code, 0) << result.output;
+    return nlohmann::json::parse(std::ifstream(json)).at("perplexity").get<double>();
+  }
+};
+
+TEST_P(Options, GiveAValidModelCloseToItsSource) {
+  write_job(GetParam().lines);
+  const ProgramResult quantized = quantize(GetParam().set);
+  ASSERT_EQ(quantized.exit_code, 0) << quantized.output;
+  const ProgramResult verified = run_program({"verify", path("output")});
+  EXPECT_EQ(verified.exit_code, 0) << verified.output;
+  const double source = perplexity(path("model"));
+  const double result = perplexity(path("output"));
+  EXPECT_GT(result, 0.5 * source);
+  EXPECT_LT(result, 3 * source) << "quantization destroyed the model";
+}
+
+const OptionCase kCases[] = {
+    {"default", "", {}},
+    {"rtn", "  method: rtn\n", {}},
+    {"bits2", "", {"--set", "quantization.bits=2"}},
+    {"bits3", "", {"--set", "quantization.bits=3"}},
+    {"bits8", "", {"--set", "quantization.bits=8"}},
+    {"per_channel", "", {"--set", "quantization.group_size=-1"}},
+    {"ragged_group", "", {"--set", "quantization.group_size=40"}},
+    {"group_of_one", "", {"--set", "quantization.group_size=1", "--set", "quantization.bits=8"}},
+    {"asymmetric", "  sym: false\n", {}},
+    {"asymmetric_v2", "  sym: false\n", {"--set", "output.checkpoint_format=gptq_v2"}},
+    {"desc_act", "  desc_act: true\n", {}},
+    {"desc_act_static", "  desc_act: true\n  static_groups: true\n", {}},
+    {"static_groups", "  static_groups: true\n", {}},
+    {"minmax", "  scale_search: minmax\n", {}},
+    {"mse", "  scale_search: mse\n  mse_norm: 2.4\n", {}},
+    {"not_sequential", "  true_sequential: false\n", {}},
+    {"no_gar", "  act_group_aware: false\n", {}},
+    {"exclude", "  exclude: ['mlp\\.down_proj', 'model.layers.0.self_attn.o_proj']\n", {}},
+    {"include", "  include: ['mlp\\..*']\n", {}},
+    {"bf16", "", {"--set", "compute.dtype=bf16"}},
+};
+
+INSTANTIATE_TEST_SUITE_P(Recipes, Options, testing::ValuesIn(kCases),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+}  // namespace
+}  // namespace gptq::test
