@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "comm/communicator.h"
 #include "config/command_line.h"
+#include "config/requirements.h"
 #include "config/yaml_reader.h"
 #include "io/report.h"
 #include "io/verify.h"

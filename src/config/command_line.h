@@ -18,8 +18,14 @@ struct CommandLine {
   int plan_ranks = 0;                  ///< plan --ranks N: answer for N ranks instead of the present ones
 };
 
-/// Parses argv. `--help` and `--version` and mistakes print to stdout/stderr when `speak` (one rank only) and set
-/// `exit_code`; the caller then ends. Returns true if there is a command to run.
+/// Parses argv. `--help`, `--version`, `--reference` and mistakes print to stdout/stderr when `speak` (one
+/// rank only) and set `exit_code`; the caller then ends. Returns true if there is a command to run.
 bool parse_command_line(int argc, char** argv, bool speak, CommandLine& result, int& exit_code);
+
+/// The overrides for read_job: those of --set, then those that --overwrite, --model and --data stand for.
+std::vector<std::string> job_overrides(const CommandLine& line);
+
+/// --set and the options that stand for one (--overwrite, --model, --data), in the order of precedence.
+std::vector<std::string> overrides_of(const CommandLine& line);
 
 }  // namespace gptq

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/process.h"
 #include "io/calibration.h"
+#include "model/safetensors_reader.h"
 #include "pipeline/job_context.h"
 #include "pipeline/progress.h"
 #include "pipeline/sample_shard.h"

@@ -92,7 +92,7 @@ class QuantizeJob {
  private:
   Report new_report() const {
     Report report;
-    report.version = program_version();
+    report.version = version();
     report.started = utc_now();
     report.ranks = comm_.size();
     report.threads = compute_.backend->threads();
