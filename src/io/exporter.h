@@ -13,19 +13,21 @@
 namespace gptq {
 
 /// Writes the output model block by block. Until finish() the directory holds `.partial` files and a marker
-/// `.gptq-hpc-job` with the job's fingerprint; config.json, the index and manifest.json come last, so a directory
-/// without them is not an output. One rank owns the exporter.
+/// `.gptq-hpc-job` with the job's fingerprint; config.json, the index and manifest.json come last, so a
+/// directory without them is not an output. One rank owns the exporter.
 class Exporter {
  public:
-  /// Refuses (IoError) a directory that holds something that is neither this job's own nor covered by overwrite; and
-  /// checks that it is writable and has the room needed.
-  Exporter(const JobConfig& job, const ModelWeights& model, const Recipe& recipe, const std::string& fingerprint);
+  /// Refuses (IoError) a directory that holds something that is neither this job's own nor covered by
+  /// overwrite; and checks that it is writable and has the room needed.
+  Exporter(const JobConfig& job, const ModelWeights& model, const Recipe& recipe,
+           const std::string& fingerprint);
   ~Exporter();
 
   /// Everything of the block: quantized layers packed, all its other tensors copied in their own dtype.
-  void write_block(std::int64_t block, const BlockWeights& weights, const std::vector<QuantizedLayer>& layers);
-  /// Embedding, final norm, head (unless tied), files of the tokenizer, config.json, quantize_config.json, index,
-  /// manifest.json (SHA-256 and size of every file).
+  void write_block(std::int64_t block, const BlockWeights& weights,
+                   const std::vector<QuantizedLayer>& layers);
+  /// Embedding, final norm, head (unless tied), files of the tokenizer, config.json, quantize_config.json,
+  /// index, manifest.json (SHA-256 and size of every file).
   void finish();
   const std::filesystem::path& directory() const;
 

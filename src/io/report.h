@@ -14,7 +14,7 @@ namespace gptq {
 /// Everything worth knowing after a run; report.json and report.csv in the output directory.
 struct Report {
   std::string version;
-  std::string started;               ///< ISO 8601, UTC
+  std::string started;  ///< ISO 8601, UTC
   int ranks = 1;
   int threads = 1;
   std::string backend;
@@ -26,7 +26,7 @@ struct Report {
   std::vector<LayerStatistics> layers;
   std::map<std::string, double> phase_seconds;  ///< load, forward, hessian, reduce, factor, solve, export, …
   double seconds = 0;
-  std::int64_t peak_memory_bytes = 0;           ///< summed over ranks
+  std::int64_t peak_memory_bytes = 0;  ///< summed over ranks
   std::int64_t source_bytes = 0;
   std::int64_t output_bytes = 0;
   std::int64_t fallbacks = 0;

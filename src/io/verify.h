@@ -13,9 +13,9 @@ struct VerifyResult {
   std::int64_t quantized_modules = 0;
 };
 
-/// An output directory against its manifest (sizes, SHA-256) and the loaders' contract of PEERS.md §3: names, dtypes,
-/// shapes, group sizes, g_idx, fused q/k/v and gate/up alike, tied head absent, router untouched, no NaN in scales;
-/// then dequantizes every module.
+/// An output directory against its manifest (sizes, SHA-256) and the loaders' contract of PEERS.md §3: names,
+/// dtypes, shapes, group sizes, g_idx, fused q/k/v and gate/up alike, tied head absent, router untouched, no
+/// NaN in scales; then dequantizes every module.
 VerifyResult verify_output(const std::filesystem::path& directory);
 
 /// A human-readable description of a model directory, a safetensors file, or a calibration file.

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+
+namespace gptq {
+
+/// The last file of an output: what belongs to it, and by which job it was made.
+struct Manifest {
+  struct Entry {
+    std::uint64_t bytes = 0;
+    std::string sha256;
+  };
+  std::string fingerprint;
+  std::string created_by;
+  std::map<std::string, Entry> files;
+};
+
+inline constexpr const char* kManifestFile = "manifest.json";
+inline constexpr const char* kJobMarker =
+    ".gptq-hpc-job";  ///< an output in the making; holds the fingerprint
+
+void write_manifest(const Manifest& manifest, const std::filesystem::path& directory);
+/// Nothing if there is no manifest; throws InputError if there is one that cannot be understood.
+std::optional<Manifest> read_manifest(const std::filesystem::path& directory);
+
+struct OutputClaim {
+  std::filesystem::path directory;
+  std::filesystem::path source;  ///< the source model: never written to
+  std::string fingerprint;
+  bool overwrite = false;
+  std::uint64_t bytes = 0;  ///< room the output needs
+};
+
+/// Makes the directory this job's: creates it, or checks that it may be taken, that it is writable and has
+/// the room; then marks it and removes the files of an earlier output (only names that an output has; never a
+/// directory, never an unknown file). Throws IoError before anything is changed if the directory holds
+/// something else and overwrite is not set, and, whatever is set, if it is the source model's own.
+void claim_output_directory(const OutputClaim& claim);
+
+/// Removes the marker of claim_output_directory.
+void release_output_directory(const std::filesystem::path& directory);
+
+/// Files beside the weights that a model needs and that are copied as they are.
+bool is_companion_file(const std::string& name);
+
+}  // namespace gptq
