@@ -1,0 +1,186 @@
+#include "io/report.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "base/file.h"
+#include "base/process.h"
+#include "io/job_json.h"
+
+namespace gptq {
+namespace {
+
+using nlohmann::ordered_json;
+
+double mean_output_error(const Report& report) {
+  if (report.layers.empty()) return 0;
+  double sum = 0;
+  for (const LayerStatistics& layer : report.layers) sum += layer.relative_output_error;
+  return sum / static_cast<double>(report.layers.size());
+}
+
+ordered_json summary_json(const Report& report) {
+  ordered_json json;
+  json["seconds"] = report.seconds;
+  json["peak_memory_bytes"] = report.peak_memory_bytes;
+  json["samples"] = report.samples;
+  json["tokens"] = report.tokens;
+  json["layers"] = report.layers.size();
+  json["fallbacks"] = report.fallbacks;
+  json["mean_relative_output_error"] = mean_output_error(report);
+  json["source_bytes"] = report.source_bytes;
+  json["output_bytes"] = report.output_bytes;
+  json["ranks"] = report.ranks;
+  json["threads"] = report.threads;
+  json["backend"] = report.backend;
+  json["compute_dtype"] = report.compute_dtype;
+  json["calibration_sha256"] = report.calibration_sha256;
+  json["output"] = report.output;
+  return json;
+}
+
+/// A row of the report: key and value in the order of the CSV's columns.
+ordered_json layer_json(const LayerStatistics& layer) {
+  ordered_json json;
+  json["block"] = layer.block;
+  json["module"] = layer.module;
+  json["bits"] = layer.bits;
+  json["group_size"] = layer.group_size;
+  json["samples"] = layer.samples;
+  json["tokens"] = layer.tokens;
+  json["damp_percent"] = layer.damp_percent;
+  json["damping_steps"] = layer.damping_steps;
+  json["fallback"] = layer.fallback;
+  json["fallback_reason"] = layer.fallback_reason;
+  json["loss"] = layer.loss;
+  json["relative_weight_error"] = layer.relative_weight_error;
+  json["relative_output_error"] = layer.relative_output_error;
+  json["seconds"] = layer.seconds;
+  return json;
+}
+
+std::string report_json(const Report& report) {
+  ordered_json json;
+  json["version"] = report.version;
+  json["started"] = report.started;
+  json["host"]["name"] = host_name();
+  json["host"]["cores"] = available_cores();
+  json["host"]["memory_bytes"] = host_memory_bytes();
+  json["job"] = to_json(report.job);
+  json["summary"] = summary_json(report);
+  json["phases"] = ordered_json::object();
+  for (const auto& [phase, seconds] : report.phase_seconds) json["phases"][phase] = seconds;
+  json["layers"] = ordered_json::array();
+  for (const LayerStatistics& layer : report.layers) json["layers"].push_back(layer_json(layer));
+  return json.dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+}
+
+/// RFC 4180: quoted where a comma, a quote or a line break demands it.
+std::string csv_field(const ordered_json& value) {
+  if (!value.is_string()) return value.dump();
+  const auto text = value.get<std::string>();
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  std::string quoted = "\"";
+  for (const char c : text) quoted += c == '"' ? std::string("\"\"") : std::string(1, c);
+  return quoted + "\"";
+}
+
+std::string report_csv(const Report& report) {
+  std::string text;
+  for (const auto& [key, value] : layer_json({}).items()) text += (text.empty() ? "" : ",") + key;
+  text += "\n";
+  for (const LayerStatistics& layer : report.layers) {
+    std::string line;
+    for (const auto& [key, value] : layer_json(layer).items())
+      line += (line.empty() ? "" : ",") + csv_field(value);
+    text += line + "\n";
+  }
+  return text;
+}
+
+std::string bytes_text(std::int64_t bytes) {
+  const double value = static_cast<double>(bytes);
+  if (value >= 1e9) return fmt::format("{:.2f} GB", value * 1e-9);
+  if (value >= 1e6) return fmt::format("{:.1f} MB", value * 1e-6);
+  return fmt::format("{:.1f} kB", value * 1e-3);
+}
+
+std::string duration_text(double seconds) {
+  const auto whole = static_cast<std::int64_t>(seconds);
+  if (whole < 60) return fmt::format("{:.1f} s", seconds);
+  if (whole < 3600) return fmt::format("{} min {} s", whole / 60, whole % 60);
+  return fmt::format("{} h {} min", whole / 3600, whole / 60 % 60);
+}
+
+std::string recipe_text(const QuantizationSection& q) {
+  std::string text = fmt::format("{} {} bit, {}, {}", q.method, q.bits,
+                                 q.group_size < 0 ? "one group a row" : fmt::format("group {}", q.group_size),
+                                 q.sym ? "symmetric" : "asymmetric");
+  if (q.method == "gptq" && q.desc_act) text += ", activation order";
+  if (q.method == "gptq" && q.act_group_aware && !q.desc_act) text += ", group-aware order";
+  if (q.static_groups) text += ", static groups";
+  return text + ", scale search " + q.scale_search;
+}
+
+/// "forward 12.1 s, hessian 8.0 s, …": the phases that took longest.
+std::string phases_text(const Report& report) {
+  std::vector<std::pair<double, std::string>> phases;
+  for (const auto& [name, seconds] : report.phase_seconds) phases.emplace_back(seconds, name);
+  std::sort(phases.rbegin(), phases.rend());
+  std::string text;
+  for (std::size_t i = 0; i < std::min<std::size_t>(phases.size(), 5); ++i) {
+    text += fmt::format("{}{} {}", i == 0 ? "" : ", ", phases[i].second, duration_text(phases[i].first));
+  }
+  return text;
+}
+
+std::string size_text(const Report& report) {
+  std::string text =
+      fmt::format("{} -> {}", bytes_text(report.source_bytes), bytes_text(report.output_bytes));
+  if (report.output_bytes > 0) {
+    text += fmt::format(" ({:.2f} times smaller)",
+                        static_cast<double>(report.source_bytes) / static_cast<double>(report.output_bytes));
+  }
+  return text;
+}
+
+std::string error_text(const Report& report) {
+  if (report.layers.empty()) return "no layer was quantized";
+  const auto worst = std::max_element(
+      report.layers.begin(), report.layers.end(),
+      [](const auto& a, const auto& b) { return a.relative_output_error < b.relative_output_error; });
+  return fmt::format("{:.3f} % of the output's energy on average, most in {} ({:.3f} %)",
+                     100 * mean_output_error(report), worst->module, 100 * worst->relative_output_error);
+}
+
+}  // namespace
+
+void write_report(const Report& report, const std::filesystem::path& directory) {
+  write_file(directory / "report.json", report_json(report));
+  write_file(directory / "report.csv", report_csv(report));
+}
+
+std::string summary_text(const Report& report) {
+  std::string text;
+  const auto line = [&](std::string_view label, const std::string& value) {
+    if (!value.empty()) text += fmt::format("  {:<12}{}\n", label, value);
+  };
+  line("model", report.job.model.path);
+  line("recipe", recipe_text(report.job.quantization));
+  line("calibration", fmt::format("{} samples, {} tokens", report.samples, report.tokens));
+  line("layers",
+       fmt::format("{} quantized, {} fell back to round-to-nearest", report.layers.size(), report.fallbacks));
+  line("error", error_text(report));
+  line("size", size_text(report));
+  line("time", fmt::format("{} on {} rank(s) x {} thread(s), {} arithmetic", duration_text(report.seconds),
+                           report.ranks, report.threads, report.compute_dtype));
+  line("phases", phases_text(report));
+  line("peak memory", bytes_text(report.peak_memory_bytes) + " over all ranks");
+  line("output", report.output);
+  line("report", (std::filesystem::path(report.output) / "report.json").string());
+  return text;
+}
+
+}  // namespace gptq
