@@ -89,7 +89,11 @@ ExitCode run(const CommandLine& line, Communicator& comm) {
   log::start(comm.rank(), comm.size(), job.log.level);
   if (line.command == Command::plan) {
     const int ranks = line.plan_ranks > 0 ? line.plan_ranks : comm.size();
-    run_on_root(comm, [&] { std::printf("%s", run_plan(job, ranks).c_str()); });
+    run_on_root(comm, [&] {
+      const PlannedJob planned = run_plan(job, ranks);
+      std::printf("%s", planned.plan.text(planned.flops_per_rank).c_str());
+      if (!line.json.empty()) write_text(line.json, to_json(planned));
+    });
   } else if (line.command == Command::eval) {
     evaluate(line, job, comm);
   } else {

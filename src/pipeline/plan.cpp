@@ -1,6 +1,7 @@
 #include "pipeline/plan.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "base/clock.h"
@@ -206,7 +207,7 @@ double measure_matrix_rate(Backend& backend, DType compute) {
   return 2.0 * kRows * kWidth * kWidth * runs / watch.seconds();
 }
 
-std::string run_plan(const JobConfig& job, int ranks) {
+PlannedJob run_plan(const JobConfig& job, int ranks) {
   const ModelWeights model(job.model.path);
   model.check();
   std::vector<std::int64_t> lengths;
@@ -221,9 +222,26 @@ std::string run_plan(const JobConfig& job, int ranks) {
   const bool use_bf16 = job.compute.dtype == "bf16" || (job.compute.dtype == "auto" && backend->fast_bf16());
   const DType compute = use_bf16 ? DType::bf16 : DType::f32;
   const Plan plan = make_plan(job, model, lengths, ranks, compute);
-  const std::string text = plan.text(measure_matrix_rate(*backend, compute));
   plan.require_fit(host_memory_bytes(), ranks);
-  return text;
+  return {plan, measure_matrix_rate(*backend, compute)};
+}
+
+std::string to_json(const PlannedJob& planned) {
+  const Plan& plan = planned.plan;
+  const nlohmann::json json = {
+      {"ranks", plan.ranks},
+      {"compute_dtype", name_of(plan.compute)},
+      {"layers", plan.layers},
+      {"samples", plan.samples},
+      {"tokens", plan.tokens},
+      {"peak_bytes", plan.peak_bytes},
+      {"read_bytes", plan.read_bytes},
+      {"output_bytes", plan.output_bytes},
+      {"reduced_bytes", plan.reduced_bytes},
+      {"flops", {{"forward", plan.forward_flops}, {"hessian", plan.hessian_flops}, {"solve", plan.solve_flops}}},
+      {"flops_per_second_per_rank", planned.flops_per_rank},
+      {"seconds", plan.seconds(planned.flops_per_rank)}};
+  return json.dump(2) + "\n";
 }
 
 }  // namespace gptq

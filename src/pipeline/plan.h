@@ -54,7 +54,15 @@ Plan make_plan(const JobConfig& job, const ModelWeights& model, const std::vecto
 /// FLOP/s of this rank's matrix products, measured for a quarter of a second.
 double measure_matrix_rate(Backend& backend, DType compute);
 
-/// `gptq-hpc plan`: what `quantize` would do with so many ranks, as text.
-std::string run_plan(const JobConfig& job, int ranks);
+/// What `quantize` would do with so many ranks, and the rate at which this machine would do it.
+struct PlannedJob {
+  Plan plan;
+  double flops_per_rank = 0;
+};
+
+/// `gptq-hpc plan`. Throws UsageError if all ranks together do not fit this node.
+PlannedJob run_plan(const JobConfig& job, int ranks);
+
+std::string to_json(const PlannedJob& planned);
 
 }  // namespace gptq
