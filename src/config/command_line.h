@@ -23,9 +23,6 @@ struct CommandLine {
 bool parse_command_line(int argc, char** argv, bool speak, CommandLine& result, int& exit_code);
 
 /// The overrides for read_job: those of --set, then those that --overwrite, --model and --data stand for.
-std::vector<std::string> job_overrides(const CommandLine& line);
-
-/// --set and the options that stand for one (--overwrite, --model, --data), in the order of precedence.
 std::vector<std::string> overrides_of(const CommandLine& line);
 
 }  // namespace gptq

@@ -1,0 +1,177 @@
+#include "config/yaml_document.h"
+
+#include <fmt/format.h>
+#include <yaml-cpp/yaml.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+
+namespace gptq {
+namespace {
+
+constexpr std::size_t kLargestFile = 1
+                                     << 20;  // a job has a few hundred bytes: anything larger is another file
+
+/// How many bytes the UTF-8 letter at `at` has; 0 if it is none (overlong forms and surrogates included).
+std::size_t utf8_length(const std::string& text, std::size_t at) {
+  const auto byte = [&](std::size_t i) {
+    return at + i < text.size() ? static_cast<unsigned char>(text[at + i]) : 0u;
+  };
+  const auto continues = [&](std::size_t i) { return (byte(i) & 0xC0u) == 0x80u; };
+  const unsigned lead = byte(0);
+  if (lead < 0x80) return 1;
+  if (lead >= 0xC2 && lead <= 0xDF) return continues(1) ? 2 : 0;
+  if (lead >= 0xE0 && lead <= 0xEF) {
+    const bool overlong = lead == 0xE0 && byte(1) < 0xA0;
+    const bool surrogate = lead == 0xED && byte(1) >= 0xA0;
+    return continues(1) && continues(2) && !overlong && !surrogate ? 3 : 0;
+  }
+  if (lead >= 0xF0 && lead <= 0xF4) {
+    const bool overlong = lead == 0xF0 && byte(1) < 0x90;
+    const bool too_large = lead == 0xF4 && byte(1) >= 0x90;
+    return continues(1) && continues(2) && continues(3) && !overlong && !too_large ? 4 : 0;
+  }
+  return 0;
+}
+
+std::optional<std::string> read_text_file(const std::string& path, std::vector<Mistake>& mistakes) {
+  const auto fail = [&](std::string what) {
+    mistakes.push_back({path, "", std::move(what)});
+    return std::nullopt;
+  };
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (!std::filesystem::exists(status)) {
+    return fail("no such job file; check the path (relative ones start at the current directory)");
+  }
+  if (std::filesystem::is_directory(status)) return fail("is a directory; name the job's YAML file");
+  errno = 0;
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return fail(fmt::format("cannot be opened: {}; check its permissions", std::strerror(errno)));
+  std::string text(kLargestFile + 1, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (file.bad()) return fail("reading failed half way; check the file system");
+  text.resize(static_cast<std::size_t>(file.gcount()));
+  if (text.size() > kLargestFile) return fail("is larger than 1 MiB: this is not a job file");
+  if (!is_clean_text(text)) return fail("is not UTF-8 text: this is not a job file");
+  return text;
+}
+
+std::string syntax_mistake(const YAML::Exception& error) {
+  const bool too_deep =
+      error.msg == YAML::ErrorMsg::BAD_FILE;  // yaml-cpp's words for it; the text itself was read
+  return fmt::format("is not valid YAML: {}", too_deep ? "nested too deeply" : error.msg);
+}
+
+/// Turns yaml-cpp's nodes into RawEntry and RawValue; never deeper than a job goes, so that aliases cannot
+/// loop.
+class Converter {
+ public:
+  Converter(std::string path, std::vector<Mistake>& mistakes) : path_(std::move(path)), mistakes_(mistakes) {}
+
+  std::string place(const YAML::Mark& mark) const {
+    return mark.is_null() ? path_ : fmt::format("{}:{}:{}", path_, mark.line + 1, mark.column + 1);
+  }
+
+  std::vector<RawEntry> entries(const YAML::Node& map, int levels) {
+    std::vector<RawEntry> result;
+    for (const auto& pair : map) {
+      const YAML::Node& name = pair.first;
+      if (!name.IsScalar()) {
+        mistakes_.push_back({place(name.Mark()), "", "a key must be a word"});
+        continue;
+      }
+      RawEntry entry{name.Scalar(), place(name.Mark()), value(pair.second, true), {}};
+      if (entry.value.kind == RawValue::Kind::none) entry.value.place = entry.place;  // nothing to point at
+      if (pair.second.IsMap() && levels > 1) entry.entries = entries(pair.second, levels - 1);
+      result.push_back(std::move(entry));
+    }
+    return result;
+  }
+
+  RawValue value(const YAML::Node& node, bool with_items) {
+    RawValue result;
+    result.place = place(node.Mark());
+    const std::string& tag = node.Tag();  // "?": plain, "!": quoted
+    if (!tag.empty() && tag != "?" && tag != "!") {
+      mistakes_.push_back(
+          {result.place, "", fmt::format("the tag '{}' has no meaning in a job; remove it", tag)});
+    }
+    if (node.IsScalar()) {
+      result.kind = RawValue::Kind::scalar;
+      result.text = node.Scalar();
+      result.quoted = tag == "!";
+    } else if (node.IsSequence()) {
+      result.kind = RawValue::Kind::list;
+      for (std::size_t i = 0; with_items && i < node.size(); ++i)
+        result.items.push_back(value(node[i], false));
+    } else if (node.IsMap()) {
+      result.kind = RawValue::Kind::map;
+    }
+    return result;
+  }
+
+ private:
+  std::string path_;
+  std::vector<Mistake>& mistakes_;
+};
+
+}  // namespace
+
+bool is_clean_text(const std::string& text) {
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t length = utf8_length(text, at);
+    const auto letter = static_cast<unsigned char>(text[at]);
+    const bool control =
+        (letter < 0x20 && letter != '\t' && letter != '\n' && letter != '\r') || letter == 0x7f;
+    if (length == 0 || control) return false;
+    at += length;
+  }
+  return true;
+}
+
+std::vector<RawEntry> read_document(const std::string& path, std::vector<Mistake>& mistakes) {
+  const std::optional<std::string> text = read_text_file(path, mistakes);
+  if (!text) return {};
+  Converter converter(path, mistakes);
+  try {
+    const std::vector<YAML::Node> documents = YAML::LoadAll(*text);
+    if (documents.empty() || documents.front().IsNull()) {
+      mistakes.push_back({path, "", "is empty; start from configs/quickstart.yaml"});
+      return {};
+    }
+    if (documents.size() > 1) {
+      mistakes.push_back(
+          {converter.place(documents[1].Mark()), "", "a second document starts here; a file holds one job"});
+    }
+    if (!documents.front().IsMap()) {
+      mistakes.push_back({converter.place(documents.front().Mark()), "",
+                          "a job is a map of sections ('model:', 'quantization:', ...); start from "
+                          "configs/quickstart.yaml"});
+      return {};
+    }
+    return converter.entries(documents.front(), 2);
+  } catch (const YAML::Exception& error) {
+    mistakes.push_back({converter.place(error.mark), "", syntax_mistake(error)});
+    return {};
+  }
+}
+
+RawValue parse_flow(const std::string& text, const std::string& place, std::vector<Mistake>& mistakes) {
+  RawValue result;
+  try {
+    Converter converter(place, mistakes);
+    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
+    if (documents.size() == 1) result = converter.value(documents.front(), true);
+  } catch (const YAML::Exception& error) {
+    mistakes.push_back({place, "", syntax_mistake(error)});
+  }
+  result.place = place;
+  for (RawValue& item : result.items) item.place = place;
+  return result;
+}
+
+}  // namespace gptq
