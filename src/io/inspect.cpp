@@ -1,0 +1,172 @@
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+#include <map>
+
+#include "base/error.h"
+#include "io/calibration.h"
+#include "io/output_directory.h"
+#include "io/verify.h"
+#include "model/model_config.h"
+#include "model/safetensors_reader.h"
+
+namespace gptq {
+namespace {
+
+namespace fs = std::filesystem;
+using Tensors = std::map<std::string, TensorInfo>;
+
+/// Lines of "  label   value".
+class Description {
+ public:
+  explicit Description(std::string title) : text_(std::move(title) + "\n") {}
+
+  void line(std::string_view label, const std::string& value) {
+    text_ += fmt::format("  {:<14}{}\n", label, value);
+  }
+  void raw(const std::string& line) { text_ += "  " + line + "\n"; }
+  const std::string& text() const { return text_; }
+
+ private:
+  std::string text_;
+};
+
+/// "135'234'567": digits in threes.
+std::string grouped(std::uint64_t value) {
+  std::string digits = std::to_string(value);
+  for (std::ptrdiff_t i = static_cast<std::ptrdiff_t>(digits.size()) - 3; i > 0; i -= 3) {
+    digits.insert(static_cast<std::size_t>(i), "'");
+  }
+  return digits;
+}
+
+std::uint64_t elements(const TensorInfo& info) {
+  std::uint64_t count = 1;
+  for (const std::int64_t extent : info.shape) count *= static_cast<std::uint64_t>(extent);
+  return count;
+}
+
+void describe_types(const Tensors& tensors, Description& out) {
+  struct Sum {
+    std::uint64_t tensors = 0;
+    std::uint64_t bytes = 0;
+  };
+  std::map<std::string_view, Sum> sums;
+  std::uint64_t total = 0;
+  for (const auto& [name, info] : tensors) {
+    Sum& sum = sums[name_of(info.dtype)];
+    sum.tensors += 1;
+    sum.bytes += info.bytes;
+    total += info.bytes;
+  }
+  out.line("bytes", fmt::format("{} in {} tensors", grouped(total), tensors.size()));
+  for (const auto& [type, sum] : sums) {
+    out.line("", fmt::format("{:<8}{:>18} bytes {:>7} tensors", type, grouped(sum.bytes), sum.tensors));
+  }
+}
+
+/// Weights that the model computes with: a packed module counts as the matrix that it stands for.
+std::uint64_t parameters(const Tensors& tensors) {
+  std::uint64_t count = 0;
+  for (const auto& [name, info] : tensors) {
+    const bool packed_part =
+        name.ends_with(".qzeros") || name.ends_with(".scales") || name.ends_with(".g_idx");
+    if (name.ends_with(".qweight") && info.shape.size() == 2) {
+      const auto g_idx = tensors.find(name.substr(0, name.size() - 7) + "g_idx");
+      const std::uint64_t in = g_idx == tensors.end() ? 0 : elements(g_idx->second);
+      count += in * static_cast<std::uint64_t>(info.shape[1]);
+    } else if (!packed_part) {
+      count += elements(info);
+    }
+  }
+  return count;
+}
+
+void describe_quantization(const ModelConfig& config, const Tensors& tensors, Description& out) {
+  const auto& q = config.quantized;
+  if (!q.present) return out.line("quantization", "none");
+  const auto modules = std::count_if(tensors.begin(), tensors.end(),
+                                     [](const auto& t) { return t.first.ends_with(".qweight"); });
+  out.line("quantization",
+           fmt::format("GPTQ {} bit, {}, {}{}, format {}; {} modules", q.bits,
+                       q.group_size < 0 ? "one group a row" : fmt::format("group {}", q.group_size),
+                       q.sym ? "symmetric" : "asymmetric", q.desc_act ? ", activation order" : "",
+                       q.v2 ? "gptq_v2" : "gptq", modules));
+}
+
+std::string describe_model(const fs::path& directory) {
+  const ModelConfig config = read_model_config(directory);
+  const SafetensorsReader files(directory);
+  Description out(fmt::format("{}: a model", directory.string()));
+  out.line("type", config.model_type);
+  out.line("blocks", fmt::format("{}, hidden {}, intermediate {}", config.num_hidden_layers,
+                                 config.hidden_size, config.intermediate_size));
+  out.line("attention", fmt::format("{} heads of {}, {} key/value heads", config.num_attention_heads,
+                                    config.head_dim, config.num_key_value_heads));
+  out.line("vocabulary", fmt::format("{}, head {} the embedding", config.vocab_size,
+                                     config.tie_word_embeddings ? "tied to" : "apart from"));
+  out.line("positions", fmt::format("{}, rope {}", config.max_position_embeddings, config.rope.type));
+  out.line("parameters", grouped(parameters(files.tensors())));
+  describe_types(files.tensors(), out);
+  describe_quantization(config, files.tensors(), out);
+  if (const auto manifest = read_manifest(directory)) {
+    out.line("made by", fmt::format("{}, {} files in the manifest (gptq-hpc verify checks them)",
+                                    manifest->created_by, manifest->files.size()));
+  }
+  return out.text();
+}
+
+std::string describe_calibration(const fs::path& path) {
+  const CalibrationData data = read_calibration(path.string(), 0, std::numeric_limits<std::int64_t>::max());
+  const auto shortest = std::min_element(data.samples.begin(), data.samples.end(),
+                                         [](const auto& a, const auto& b) { return a.size() < b.size(); });
+  std::int32_t highest = 0;
+  for (const auto& sample : data.samples)
+    highest = std::max(highest, *std::max_element(sample.begin(), sample.end()));
+  Description out(fmt::format("{}: a calibration file", path.string()));
+  out.line("samples", fmt::format("{} of {} to {} tokens (rows of {}), {} tokens in all", data.samples.size(),
+                                  shortest->size(), data.longest(), data.seqlen,
+                                  grouped(static_cast<std::uint64_t>(data.tokens()))));
+  out.line("vocabulary", fmt::format("{}, highest id used {}", data.vocab_size, highest));
+  out.line("source", data.source);
+  out.line("mode", fmt::format("{}, seed {}", data.mode, data.seed));
+  out.line("made by", data.created_by);
+  out.line("tokenizer", data.tokenizer_sha256.empty() ? "unknown" : "SHA-256 " + data.tokenizer_sha256);
+  out.line("content", fmt::format("SHA-256 {} (checked)", data.sha256));
+  return out.text();
+}
+
+std::string describe_safetensors(const fs::path& path) {
+  const Tensors tensors = read_safetensors_header(path);
+  Description out(fmt::format("{}: a safetensors file", path.string()));
+  describe_types(tensors, out);
+  std::size_t width = 0;
+  for (const auto& [name, info] : tensors) width = std::max(width, name.size());
+  for (const auto& [name, info] : tensors) {
+    out.raw(fmt::format("{:<{}}  {:<8} {}", name, width, name_of(info.dtype), info.shape));
+  }
+  return out.text();
+}
+
+bool starts_like_hdf5(const fs::path& path) {
+  std::string magic(8, '\0');
+  std::ifstream(path, std::ios::binary).read(magic.data(), 8);
+  return magic == "\x89HDF\r\n\x1a\n";
+}
+
+}  // namespace
+
+std::string inspect_path(const fs::path& path) {
+  std::error_code ignored;
+  if (!fs::exists(path, ignored)) throw InputError("{} does not exist", path.string());
+  if (fs::is_directory(path, ignored)) return describe_model(path);
+  if (path.extension() == ".safetensors") return describe_safetensors(path);
+  if (starts_like_hdf5(path)) return describe_calibration(path);
+  throw InputError(
+      "{} is none of what inspect knows: a model directory, a .safetensors file, a calibration file (HDF5)",
+      path.string());
+}
+
+}  // namespace gptq

@@ -1,0 +1,123 @@
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <bit>
+
+#include "io/verify_parts.h"
+
+namespace gptq {
+namespace {
+
+struct Module {
+  std::string name;
+  std::int64_t out = 0;
+  std::int64_t in = 0;
+  bool splits_inputs = false;  ///< tensor parallelism divides its columns (it writes to the residual stream)
+};
+
+std::vector<Module> quantized_modules(const OutputModel& model) {
+  std::vector<Module> modules;
+  for (std::int64_t block = 0; block < model.config.num_hidden_layers; ++block) {
+    for (const StageGroup& group : model.groups) {
+      for (const LinearShape& layer : group.layers) {
+        const std::string name = block_prefix(model.architecture, block) + layer.name;
+        const bool splits = layer.name == model.architecture.o || layer.name == model.architecture.down;
+        if (model.is_quantized(name))
+          modules.push_back({name, layer.out_features, layer.in_features, splits});
+      }
+    }
+  }
+  return modules;
+}
+
+/// "12 modules with … (model.layers.0.mlp.down_proj)", or nothing.
+template <typename Condition>
+void add_count(std::vector<std::string>& reasons, const std::vector<Module>& modules, const std::string& what,
+               Condition condition) {
+  const auto first = std::find_if(modules.begin(), modules.end(), condition);
+  if (first == modules.end()) return;
+  reasons.push_back(fmt::format("{} module(s) with {}, {} first",
+                                std::count_if(first, modules.end(), condition), what, first->name));
+}
+
+bool has_whole_groups(const OutputModel& model, std::int64_t in) {
+  return model.config.quantized.group_size < 0 || in % model.config.quantized.group_size == 0;
+}
+
+void note_marlin(const OutputModel& model, const std::vector<Module>& modules, VerifyResult& result) {
+  const auto& options = model.config.quantized;
+  std::vector<std::string> reasons;
+  if (!options.sym) reasons.emplace_back("asymmetric zeros");
+  if (options.bits != 4 && options.bits != 8) reasons.push_back(fmt::format("{} bits", options.bits));
+  const std::vector<std::int64_t> sizes{-1, 32, 64, 128};
+  if (std::find(sizes.begin(), sizes.end(), options.group_size) == sizes.end()) {
+    reasons.push_back(fmt::format("group size {}", options.group_size));
+  }
+  add_count(reasons, modules, "out_features not divisible by 64",
+            [](const Module& m) { return m.out % 64 != 0; });
+  add_count(reasons, modules, "in_features not divisible by 128",
+            [](const Module& m) { return m.in % 128 != 0; });
+  if (!reasons.empty()) {
+    result.notes.push_back(
+        fmt::format("vLLM's and SGLang's Marlin kernels do not take: {}", fmt::join(reasons, "; ")));
+  }
+}
+
+void note_exllama(const OutputModel& model, const std::vector<Module>& modules, VerifyResult& result) {
+  const auto& options = model.config.quantized;
+  std::vector<std::string> reasons;
+  if (options.bits != 4) reasons.push_back(fmt::format("{} bits", options.bits));
+  if (options.group_size > 0 && !std::has_single_bit(static_cast<std::uint64_t>(options.group_size))) {
+    reasons.push_back(fmt::format("group size {}", options.group_size));
+  }
+  add_count(reasons, modules, "out_features not divisible by 8",
+            [](const Module& m) { return m.out % 8 != 0; });
+  if (!reasons.empty()) {
+    result.notes.push_back(fmt::format("ExLlamaV2 does not take: {}", fmt::join(reasons, "; ")));
+  }
+}
+
+void note_shapes(const OutputModel& model, const std::vector<Module>& modules, VerifyResult& result) {
+  std::vector<std::string> reasons;
+  add_count(reasons, modules, "a last group of fewer columns than the others",
+            [&](const Module& m) { return !has_whole_groups(model, m.in); });
+  add_count(reasons, modules, "in_features not divisible by 32 (padded words)",
+            [](const Module& m) { return m.in % 32 != 0; });
+  if (!reasons.empty()) {
+    result.notes.push_back(fmt::format("some loaders refuse these shapes: {}", fmt::join(reasons, "; ")));
+  }
+}
+
+bool allows_tensor_parallel(const OutputModel& model, const std::vector<Module>& modules,
+                            std::int64_t ranks) {
+  const ModelConfig& config = model.config;
+  const bool heads = config.num_attention_heads % ranks == 0 &&
+                     (config.num_key_value_heads % ranks == 0 || ranks % config.num_key_value_heads == 0);
+  return heads && std::all_of(modules.begin(), modules.end(), [&](const Module& m) {
+           if (!m.splits_inputs) return m.out % ranks == 0;
+           return m.in % ranks == 0 && (config.quantized.desc_act || has_whole_groups(model, m.in / ranks));
+         });
+}
+
+void note_tensor_parallel(const OutputModel& model, const std::vector<Module>& modules,
+                          VerifyResult& result) {
+  std::vector<int> allowed{1};
+  for (const int ranks : {2, 4, 8, 16}) {
+    if (allows_tensor_parallel(model, modules, ranks)) allowed.push_back(ranks);
+  }
+  result.notes.push_back(fmt::format("tensor parallelism splits the quantized modules evenly for {} rank(s)",
+                                     fmt::join(allowed, ", ")));
+}
+
+}  // namespace
+
+void note_loader_limits(const OutputModel& model, VerifyResult& result) {
+  const std::vector<Module> modules = quantized_modules(model);
+  if (modules.empty()) return;
+  note_marlin(model, modules, result);
+  note_exllama(model, modules, result);
+  note_shapes(model, modules, result);
+  note_tensor_parallel(model, modules, result);
+}
+
+}  // namespace gptq

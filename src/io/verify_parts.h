@@ -1,0 +1,38 @@
+#pragma once
+
+#include <filesystem>
+#include <regex>
+#include <string>
+#include <vector>
+
+#include "io/verify.h"
+#include "model/architectures.h"
+#include "model/model_config.h"
+#include "model/safetensors_reader.h"
+
+namespace gptq {
+
+/// What `verify` looks at, read once. Private to src/io.
+struct OutputModel {
+  explicit OutputModel(const std::filesystem::path& directory);
+
+  SafetensorsReader files;
+  ModelConfig config;
+  const Architecture& architecture;
+  std::vector<StageGroup> groups;
+  std::vector<std::regex> skip_rules;  ///< of `dynamic`: those with "-:"
+
+  bool is_quantized(const std::string& module) const { return files.contains(module + ".qweight"); }
+  /// A skip rule matches from the name's start, as Python's re.match does.
+  bool is_skipped(const std::string& module) const;
+  std::int64_t groups_of(std::int64_t in_features) const;
+};
+
+/// Manifest, sizes, hashes; files that do not belong; both copies of the quantization config; the index.
+void verify_files(const std::filesystem::path& directory, VerifyResult& result);
+/// Names, types and shapes of all tensors; then every quantized module unpacked.
+void verify_tensors(const OutputModel& model, VerifyResult& result);
+/// Notes on kernels and tensor-parallel degrees of known loaders.
+void note_loader_limits(const OutputModel& model, VerifyResult& result);
+
+}  // namespace gptq

@@ -1,0 +1,232 @@
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "base/error.h"
+#include "io/verify_parts.h"
+#include "quant/packing.h"
+
+namespace gptq {
+namespace {
+
+using Shape = std::vector<std::int64_t>;
+
+bool is_floating(DType dtype) {
+  return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16 || dtype == DType::f64;
+}
+
+class TensorVerifier {
+ public:
+  TensorVerifier(const OutputModel& model, VerifyResult& result) : model_(model), result_(result) {}
+
+  void run() {
+    const Architecture& names = model_.architecture;
+    const ModelConfig& config = model_.config;
+    expect_kept(std::string(names.embedding) + ".weight", {config.vocab_size, config.hidden_size});
+    for (std::int64_t block = 0; block < config.num_hidden_layers; ++block) verify_block(block);
+    expect_kept(std::string(names.final_norm) + ".weight", {config.hidden_size});
+    verify_head();
+    verify_strays();
+    if (result_.quantized_modules == 0) result_.failures.push_back("no module is quantized");
+    if (wrapped_zeros_ > 0) {
+      result_.notes.push_back(
+          fmt::format("{} zeros are 0, which format v1 stores as 2^bits - 1; some loaders add 1 "
+                      "without wrapping and spoil the neighbour: write checkpoint_format gptq_v2",
+                      wrapped_zeros_));
+    }
+  }
+
+ private:
+  template <typename... Args>
+  void fail(fmt::format_string<Args...> format, Args&&... args) {
+    result_.failures.push_back(fmt::format(format, std::forward<Args>(args)...));
+  }
+
+  /// True if the tensor is there with this shape and kind of type.
+  bool expect(const std::string& name, const Shape& shape, const std::vector<DType>& dtypes) {
+    known_.insert(name);
+    if (!model_.files.contains(name)) {
+      fail("tensor '{}' is missing", name);
+      return false;
+    }
+    const TensorInfo& info = model_.files.info(name);
+    const bool good_type = std::find(dtypes.begin(), dtypes.end(), info.dtype) != dtypes.end();
+    if (good_type && info.shape == shape) return true;
+    fail("tensor '{}' is {} {}, but must be {} {}", name, name_of(info.dtype), info.shape,
+         name_of(dtypes.front()), shape);
+    return false;
+  }
+
+  bool expect_kept(const std::string& name, const Shape& shape) {
+    return expect(name, shape, {model_.config.dtype, DType::bf16, DType::f16, DType::f32});
+  }
+
+  void verify_head() {
+    const std::string head = std::string(model_.architecture.head) + ".weight";
+    if (!model_.config.tie_word_embeddings) {
+      expect_kept(head, {model_.config.vocab_size, model_.config.hidden_size});
+    } else if (model_.files.contains(head)) {
+      known_.insert(head);
+      fail("'{}' is written although config.json ties it to the embedding", head);
+    }
+  }
+
+  void verify_block(std::int64_t block) {
+    const Architecture& names = model_.architecture;
+    const std::string prefix = block_prefix(names, block);
+    for (const std::string_view norm : {names.attention_norm, names.mlp_norm}) {
+      expect_kept(prefix + std::string(norm) + ".weight", {model_.config.hidden_size});
+    }
+    for (const std::string_view norm : {names.q_norm, names.k_norm}) {
+      if (!norm.empty()) expect_kept(prefix + std::string(norm) + ".weight", {model_.config.head_dim});
+    }
+    for (const StageGroup& group : model_.groups) {
+      for (const LinearShape& layer : group.layers) verify_linear(prefix + layer.name, layer);
+    }
+    verify_fused(prefix, {names.q, names.k, names.v}, "qkv_proj");
+    verify_fused(prefix, {names.gate, names.up}, "gate_up_proj");
+  }
+
+  void verify_linear(const std::string& module, const LinearShape& layer) {
+    const bool quantized = model_.is_quantized(module);
+    const Shape bias{layer.out_features};
+    if (layer.bias && quantized) expect(module + ".bias", bias, {DType::f16});
+    if (layer.bias && !quantized) expect_kept(module + ".bias", bias);
+    if (!quantized) {
+      if (!expect_kept(module + ".weight", {layer.out_features, layer.in_features})) return;
+      if (!model_.is_skipped(module)) fail("{} is not quantized, but no rule of 'dynamic' says so", module);
+      return;
+    }
+    result_.quantized_modules += 1;
+    if (model_.is_skipped(module))
+      fail("{} is quantized, but a rule of 'dynamic' says that it is not", module);
+    if (model_.files.contains(module + ".weight")) {
+      known_.insert(module + ".weight");
+      fail("'{0}.weight' lies beside '{0}.qweight'", module);
+    }
+    const int bits = model_.config.quantized.bits;
+    const std::int64_t groups = model_.groups_of(layer.in_features);
+    const bool qweight = expect(module + ".qweight",
+                                {packed_words(layer.in_features, bits), layer.out_features}, {DType::i32});
+    const bool qzeros =
+        expect(module + ".qzeros", {groups, packed_words(layer.out_features, bits)}, {DType::i32});
+    const bool scales = expect(module + ".scales", {groups, layer.out_features}, {DType::f16});
+    const bool g_idx = expect(module + ".g_idx", {layer.in_features}, {DType::i32});
+    if (qweight && qzeros && scales && g_idx) verify_content(module, layer);
+  }
+
+  void verify_content(const std::string& module, const LinearShape& layer) {
+    const auto& options = model_.config.quantized;
+    PackedLayer packed{model_.files.read(module + ".qweight"), model_.files.read(module + ".qzeros"),
+                       model_.files.read(module + ".scales"), model_.files.read(module + ".g_idx")};
+    if (!verify_g_idx(module, packed.g_idx, layer.in_features))
+      return;  // a wild index must not reach dequantize
+    QuantizedLayer unpacked = unpack(packed, options.bits, options.v2);
+    const bool good_scales = std::all_of(unpacked.scales.begin(), unpacked.scales.end(), [](f16 scale) {
+      return std::isfinite(to_float(scale)) && to_float(scale) >= 0;
+    });
+    if (!good_scales) fail("{}.scales holds NaN, infinity or negative values", module);
+    const int limit = 1 << options.bits;
+    const bool good_codes =
+        std::all_of(unpacked.codes.begin(), unpacked.codes.end(), [&](int c) { return c < limit; });
+    if (!good_codes) fail("{}.qweight holds codes outside {} bits", module, options.bits);
+    const auto zeros = std::count(unpacked.zeros.begin(), unpacked.zeros.end(), 0);
+    if (!options.v2) wrapped_zeros_ += zeros;
+    const int middle = limit / 2;
+    if (options.sym &&
+        std::any_of(unpacked.zeros.begin(), unpacked.zeros.end(), [&](int z) { return z != middle; })) {
+      fail("{}.qzeros: a symmetric model has the zero {} everywhere", module, middle);
+    }
+    const HostTensor weight = dequantize(unpacked);
+    const auto* values = reinterpret_cast<const float*>(weight.storage.data());
+    if (good_scales &&
+        !std::all_of(values, values + weight.elements(), [](float v) { return std::isfinite(v); })) {
+      fail("{} dequantizes to NaN or infinity", module);
+    }
+  }
+
+  bool verify_g_idx(const std::string& module, const HostTensor& tensor, std::int64_t in_features) {
+    const auto& options = model_.config.quantized;
+    const auto* g_idx = reinterpret_cast<const std::int32_t*>(tensor.storage.data());
+    const std::int64_t groups = model_.groups_of(in_features);
+    const std::int64_t size = options.group_size < 0 ? in_features : options.group_size;
+    std::vector<std::int64_t> members(static_cast<std::size_t>(groups));
+    for (std::int64_t column = 0; column < in_features; ++column) {
+      if (g_idx[column] < 0 || g_idx[column] >= groups) {
+        fail("{}.g_idx: column {} is in group {}, but there are {}", module, column, g_idx[column], groups);
+        return false;
+      }
+      if (!options.desc_act && g_idx[column] != column / size) {
+        fail("{}.g_idx: column {} is in group {} instead of {}, and desc_act is false: loaders ignore it",
+             module, column, g_idx[column], column / size);
+        return true;
+      }
+      members[static_cast<std::size_t>(g_idx[column])] += 1;
+    }
+    const auto largest = std::max_element(members.begin(), members.end());
+    if (*largest > size)
+      fail("{}.g_idx: group {} has {} columns", module, largest - members.begin(), *largest);
+    return true;
+  }
+
+  /// vLLM joins these modules: all quantized or none, and one order of columns.
+  void verify_fused(const std::string& prefix, const std::vector<std::string_view>& parts,
+                    const std::string& fused) {
+    std::vector<std::string> modules;
+    for (const std::string_view part : parts) modules.push_back(prefix + std::string(part));
+    const auto quantized =
+        std::count_if(modules.begin(), modules.end(), [&](const auto& m) { return model_.is_quantized(m); });
+    if (quantized != 0 && static_cast<std::size_t>(quantized) != modules.size()) {
+      fail("{}: of {} only {} is quantized; loaders that join them ({}) need all or none", prefix,
+           fmt::join(parts, ", "), quantized, fused);
+      return;
+    }
+    for (const std::string& module : modules) {
+      if (quantized > 0 && !same_columns(modules.front(), module)) {
+        fail("{}.g_idx differs from that of {}; loaders that join them ({}) keep only one", module,
+             modules.front(), fused);
+      }
+    }
+    const std::string joined = modules.front().substr(0, modules.front().rfind('.') + 1) + fused;
+    if (model_.is_skipped(joined) != (quantized == 0)) {
+      fail("'dynamic' {} {}, the name under which vLLM knows {}",
+           quantized == 0 ? "lacks a rule that skips" : "skips", joined, fmt::join(modules, ", "));
+    }
+  }
+
+  bool same_columns(const std::string& a, const std::string& b) const {
+    if (a == b || !model_.files.contains(a + ".g_idx") || !model_.files.contains(b + ".g_idx")) return true;
+    const HostTensor left = model_.files.read(a + ".g_idx");
+    const HostTensor right = model_.files.read(b + ".g_idx");
+    return left.storage.size() == right.storage.size() &&
+           std::equal(left.storage.data(), left.storage.data() + left.storage.size(), right.storage.data());
+  }
+
+  void verify_strays() {
+    for (const auto& [name, info] : model_.files.tensors()) {
+      if (known_.contains(name)) continue;
+      if (is_floating(info.dtype)) {
+        result_.notes.push_back(
+            fmt::format("tensor '{}' belongs to no known module; strict loaders refuse it", name));
+      } else {
+        fail("stray tensor '{}' ({}): loaders take its module for a quantized one", name,
+             name_of(info.dtype));
+      }
+    }
+  }
+
+  const OutputModel& model_;
+  VerifyResult& result_;
+  std::set<std::string> known_;
+  std::int64_t wrapped_zeros_ = 0;
+};
+
+}  // namespace
+
+void verify_tensors(const OutputModel& model, VerifyResult& result) {
+  TensorVerifier(model, result).run();
+}
+
+}  // namespace gptq
