@@ -7,11 +7,6 @@
 namespace gptq {
 namespace {
 
-dnnl::stream& stream() {
-  thread_local dnnl::stream own(library_engine());
-  return own;
-}
-
 /// This thread's scratch memory for library calls, grown to the largest product so far.
 void* scratchpad(std::size_t bytes) {
   thread_local HostBuffer buffer;
@@ -51,6 +46,11 @@ dnnl::matmul::primitive_desc describe(const dnnl::memory::desc& a, const dnnl::m
 dnnl::engine& library_engine() {
   static dnnl::engine engine(dnnl::engine::kind::cpu, 0);
   return engine;
+}
+
+dnnl::stream& library_stream() {
+  thread_local dnnl::stream own(library_engine());
+  return own;
 }
 
 dnnl::memory::data_type library_type(DType dtype) {
@@ -95,7 +95,7 @@ void LibraryProduct::execute(dnnl_memory_t b, dnnl_memory_t bias) {
                                        {DNNL_ARG_SCRATCHPAD, scratchpad_.get()},
                                        {DNNL_ARG_BIAS, bias}};
   const int count = bias == nullptr ? 4 : 5;
-  if (dnnl_primitive_execute(primitive_.get(), stream().get(), count, arguments) != dnnl_success) {
+  if (dnnl_primitive_execute(primitive_.get(), library_stream().get(), count, arguments) != dnnl_success) {
     throw DeviceError("oneDNN failed to run a matrix product; is the machine out of memory?");
   }
 }

@@ -8,6 +8,7 @@
 namespace gptq {
 
 dnnl::engine& library_engine();
+dnnl::stream& library_stream();                     ///< the calling thread's
 dnnl::memory::data_type library_type(DType dtype);  ///< f32 or bf16
 
 /// One oneDNN matrix product of fixed shape, ready to run on the thread that made it (and no other).

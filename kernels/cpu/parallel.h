@@ -8,8 +8,9 @@
 
 namespace gptq {
 
-/// Calls body(i) for every i in [0, count), each once, on `threads` threads, in order of falling idleness. An
-/// exception ends the loop early and is rethrown here. What body(i) computes must not depend on the thread.
+/// Calls body(i) once for every i in [0, count) on up to `threads` threads, each taking the next i when it is
+/// free. An exception ends the loop early and is rethrown here. What body(i) computes must not depend on the
+/// thread.
 template <typename Body>
 void parallel_for(int threads, std::int64_t count, const Body& body) {
   std::exception_ptr failure;

@@ -1,0 +1,103 @@
+#include "kernels/cpu/isa/forward_rows.h"
+
+#include "kernels/cpu/isa/vector_math.h"
+
+namespace gptq::GPTQ_ISA {
+namespace {
+
+using index = std::int64_t;
+
+template <typename In, typename Out>
+void norm(const In* x, const float* weight, float eps, index n, Out* y) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (index i = 0; i < n; ++i) sum += load(x + i) * load(x + i);
+  const float factor = 1.0f / __builtin_sqrtf(sum / static_cast<float>(n) + eps);
+#pragma omp simd
+  for (index i = 0; i < n; ++i) store(y + i, load(x + i) * factor * weight[i]);
+}
+
+template <typename T>
+void rotate(T* x, const float* cos, const float* sin, index half) {
+  T* const y = x + half;
+#pragma omp simd
+  for (index i = 0; i < half; ++i) {
+    const float a = load(x + i);
+    const float b = load(y + i);
+    store(x + i, a * cos[i] - b * sin[i]);
+    store(y + i, b * cos[i] + a * sin[i]);
+  }
+}
+
+float silu(float x) {
+  return x / (1.0f + exp_of(-x));
+}
+float gelu_tanh(float x) {
+  return 0.5f * x * (1.0f + tanh_of(0.7978845608f * (x + 0.044715f * x * x * x)));
+}
+float gelu(float x) {
+  return 0.5f * x * (1.0f + erf_of(0.70710678f * x));
+}
+float relu(float x) {
+  return x < 0 ? 0.0f : x;
+}
+
+template <typename T, typename Function>
+inline void gate_loop(const T* gate, const T* up, T* out, index n, Function function) {
+#pragma omp simd
+  for (index i = 0; i < n; ++i) store(out + i, function(load(gate + i)) * load(up + i));
+}
+
+template <typename T>
+void gate(int activation, const T* gates, const T* up, T* out, index n) {
+  switch (activation) {
+    case 0:
+      return gate_loop(gates, up, out, n, [](float x) { return silu(x); });
+    case 1:
+      return gate_loop(gates, up, out, n, [](float x) { return gelu_tanh(x); });
+    case 2:
+      return gate_loop(gates, up, out, n, [](float x) { return gelu(x); });
+    default:
+      return gate_loop(gates, up, out, n, [](float x) { return relu(x); });
+  }
+}
+
+template <typename T>
+uint32_t top_bits(const T* x, index n) {
+  uint32_t top = 0;
+#pragma omp simd reduction(max : top)
+  for (index i = 0; i < n; ++i) {
+    const uint32_t bits = bits_of(load(x + i)) & 0x7fffffffu;
+    top = top < bits ? bits : top;
+  }
+  return top;
+}
+
+template <typename In, typename Out>
+void copy(const In* x, Out* y, index n) {
+#pragma omp simd
+  for (index i = 0; i < n; ++i) store(y + i, load(x + i));
+}
+
+template <typename T>
+void add(const T* x, T* y, index n) {
+#pragma omp simd
+  for (index i = 0; i < n; ++i) store(y + i, load(y + i) + load(x + i));
+}
+
+template <typename T>
+void scale(const float* x, float by, T* y, index n) {
+#pragma omp simd
+  for (index i = 0; i < n; ++i) store(y + i, x[i] * by);
+}
+
+}  // namespace
+
+extern const RowTable row_table;
+const RowTable row_table = {norm<float, float>,    norm<float, uint16_t>, norm<uint16_t, uint16_t>,
+                            rotate<float>,         rotate<uint16_t>,      gate<float>,
+                            gate<uint16_t>,        top_bits<float>,       top_bits<uint16_t>,
+                            copy<float, uint16_t>, copy<uint16_t, float>, add<float>,
+                            add<uint16_t>,         scale<float>,          scale<uint16_t>};
+
+}  // namespace gptq::GPTQ_ISA

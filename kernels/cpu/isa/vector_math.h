@@ -1,0 +1,80 @@
+#pragma once
+
+// For the files of this folder only: every function has internal linkage, so that each instruction-set build
+// keeps its own copy. Plain arithmetic without branches: GCC turns loops over these into vector code.
+
+#include <cstdint>
+
+namespace gptq::GPTQ_ISA {
+namespace {
+
+using std::uint16_t;
+using std::uint32_t;
+
+inline float float_of(uint32_t bits) {
+  return __builtin_bit_cast(float, bits);
+}
+inline uint32_t bits_of(float value) {
+  return __builtin_bit_cast(uint32_t, value);
+}
+
+inline float load(const float* p) {
+  return *p;
+}
+inline float load(const uint16_t* p) {
+  return float_of(static_cast<uint32_t>(*p) << 16);
+}
+
+inline void store(float* p, float value) {
+  *p = value;
+}
+/// bf16, round to nearest even; NaN stays NaN.
+inline void store(uint16_t* p, float value) {
+  const uint32_t bits = bits_of(value);
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const uint32_t quiet_nan = (bits >> 16) | 0x40u;
+  *p = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded);
+}
+
+/// 2^x to 2 units in the last place for x in [-126, 127]; below that 2^-126, above 2^127; NaN stays NaN.
+inline float exp2_of(float x) {
+  x = x < -126.0f ? -126.0f : x;
+  x = x > 127.0f ? 127.0f : x;
+  constexpr float kRound = 12582912.0f;  // 1.5·2^23: adding it leaves the nearest integer in the low bits
+  const float shifted = x + kRound;
+  const float r = x - (shifted - kRound);  // [-1/2, 1/2]
+  // Taylor series of 2^r: the first term left out is below 2e-9 relative.
+  float p = 1.5403530e-4f;
+  p = p * r + 1.3333558e-3f;
+  p = p * r + 9.6181291e-3f;
+  p = p * r + 5.5504109e-2f;
+  p = p * r + 2.4022651e-1f;
+  p = p * r + 6.9314718e-1f;
+  p = p * r + 1.0f;
+  return float_of(bits_of(p) + (bits_of(shifted) << 23));
+}
+
+inline float exp_of(float x) {
+  return exp2_of(x * 1.44269504f);
+}
+
+/// Absolute error below 3e-7.
+inline float tanh_of(float x) {
+  return 1.0f - 2.0f / (exp2_of(x * 2.88539008f) + 1.0f);
+}
+
+/// Abramowitz & Stegun 7.1.26; absolute error below 5e-7.
+inline float erf_of(float x) {
+  const float a = x < 0 ? -x : x;
+  const float t = 1.0f / (1.0f + 0.3275911f * a);
+  float p = 1.061405429f;
+  p = p * t - 1.453152027f;
+  p = p * t + 1.421413741f;
+  p = p * t - 0.284496736f;
+  p = p * t + 0.254829592f;
+  const float y = 1.0f - p * t * exp_of(-a * a);
+  return x < 0 ? -y : y;
+}
+
+}  // namespace
+}  // namespace gptq::GPTQ_ISA
