@@ -89,12 +89,13 @@ std::string csv_field(const ordered_json& value) {
 
 std::string report_csv(const Report& report) {
   std::string text;
-  for (const auto& [key, value] : layer_json({}).items()) text += (text.empty() ? "" : ",") + key;
+  const ordered_json columns = layer_json({});
+  for (const auto& [key, value] : columns.items()) text += (text.empty() ? "" : ",") + key;
   text += "\n";
   for (const LayerStatistics& layer : report.layers) {
+    const ordered_json row = layer_json(layer);
     std::string line;
-    for (const auto& [key, value] : layer_json(layer).items())
-      line += (line.empty() ? "" : ",") + csv_field(value);
+    for (const auto& [key, value] : row.items()) line += (line.empty() ? "" : ",") + csv_field(value);
     text += line + "\n";
   }
   return text;

@@ -10,7 +10,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "base/nearest_names.h"
+#include "config/nearest.h"
 
 namespace gptq {
 namespace {
@@ -262,10 +262,7 @@ const TensorInfo& SafetensorsReader::info(const std::string& name) const {
   if (found != tensors_.end()) return found->second;
   std::vector<std::string> names;
   for (const auto& [known, info] : tensors_) names.push_back(known);
-  const auto nearest = nearest_names(name, names, 3);
-  throw InputError(
-      "{} has no tensor '{}'{}", directory_.string(), name,
-      nearest.empty() ? "" : fmt::format("; the nearest names are {}", fmt::join(nearest, ", ")));
+  throw InputError("{} has no tensor '{}'{}", directory_.string(), name, nearest_hint("name", name, names));
 }
 
 HostTensor SafetensorsReader::read(const std::string& name) const {

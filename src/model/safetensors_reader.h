@@ -32,7 +32,7 @@ class SafetensorsReader {
   explicit SafetensorsReader(const std::filesystem::path& model_directory);
 
   bool contains(const std::string& name) const { return tensors_.contains(name); }
-  const TensorInfo& info(const std::string& name) const;  ///< throws InputError with the nearest names
+  const TensorInfo& info(const std::string& name) const;  ///< throws InputError with the nearest name
   const std::map<std::string, TensorInfo>& tensors() const { return tensors_; }
   HostTensor read(const std::string& name) const;
   const std::filesystem::path& directory() const { return directory_; }

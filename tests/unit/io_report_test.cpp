@@ -1,0 +1,111 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "io/report.h"
+#include "support/temp_directory.h"
+
+namespace gptq::test {
+namespace {
+
+using nlohmann::json;
+using ::testing::HasSubstr;
+
+Report example() {
+  Report report;
+  report.version = "0.1.0";
+  report.started = "2026-01-02T03:04:05Z";
+  report.ranks = 2;
+  report.threads = 3;
+  report.backend = "cpu: 3 threads";
+  report.compute_dtype = "BF16";
+  report.job.model.path = "models/tiny";
+  report.job.quantization.exclude = {"mlp.down_proj", "a\"b"};
+  report.samples = 64;
+  report.tokens = 65536;
+  report.layers.resize(2);
+  report.layers[0].module = "model.layers.0.self_attn.q_proj";
+  report.layers[0].relative_output_error = 0.01;
+  report.layers[0].bits = 4;
+  report.layers[1].module = "model.layers.0.mlp.down_proj";
+  report.layers[1].relative_output_error = 0.03;
+  report.layers[1].fallback = true;
+  report.layers[1].fallback_reason = "not positive definite, \"even\" with damping";
+  report.phase_seconds = {{"load", 1.5}, {"solve", 70}};
+  report.seconds = 3725;
+  report.peak_memory_bytes = 1'500'000'000;
+  report.source_bytes = 269'000'000;
+  report.output_bytes = 110'000'000;
+  report.fallbacks = 1;
+  report.output = "out/tiny-w4";
+  return report;
+}
+
+TEST(Report, JsonHoldsEverything) {
+  const TempDirectory directory;
+  write_report(example(), directory.path());
+  const json report = json::parse(read_text_file(directory / "report.json"));
+  EXPECT_EQ(report["summary"]["samples"], 64);
+  EXPECT_EQ(report["summary"]["fallbacks"], 1);
+  EXPECT_DOUBLE_EQ(report["summary"]["mean_relative_output_error"], 0.02);
+  EXPECT_EQ(report["summary"]["peak_memory_bytes"], 1'500'000'000);
+  EXPECT_EQ(report["job"]["model"]["path"], "models/tiny");
+  EXPECT_EQ(report["job"]["quantization"]["group_size"], 128);
+  EXPECT_EQ(report["job"]["quantization"]["exclude"][1], "a\"b");
+  EXPECT_DOUBLE_EQ(report["phases"]["load"], 1.5);
+  ASSERT_EQ(report["layers"].size(), 2u);
+  EXPECT_EQ(report["layers"][1]["fallback"], true);
+  EXPECT_EQ(report["layers"][1]["fallback_reason"], example().layers[1].fallback_reason);
+}
+
+TEST(Report, CsvHasARowALayerAndQuotesWhatItMust) {
+  const TempDirectory directory;
+  write_report(example(), directory.path());
+  std::istringstream csv(read_text_file(directory / "report.csv"));
+  std::string line;
+  std::getline(csv, line);
+  EXPECT_EQ(
+      line,
+      "block,module,bits,group_size,samples,tokens,damp_percent,damping_steps,fallback,fallback_reason,loss,"
+      "relative_weight_error,relative_output_error,seconds");
+  std::getline(csv, line);
+  EXPECT_THAT(line, HasSubstr("0,model.layers.0.self_attn.q_proj,4,"));
+  std::getline(csv, line);
+  EXPECT_THAT(line, HasSubstr(R"(true,"not positive definite, ""even"" with damping",)"));
+  EXPECT_FALSE(std::getline(csv, line));
+}
+
+TEST(Report, NanDoesNotBreakTheFile) {
+  const TempDirectory directory;
+  Report report = example();
+  report.layers[0].loss = std::numeric_limits<double>::quiet_NaN();
+  write_report(report, directory.path());
+  EXPECT_TRUE(json::parse(read_text_file(directory / "report.json"))["layers"][0]["loss"].is_null());
+}
+
+TEST(Report, SummaryNamesWhatAPersonAsksFor) {
+  const std::string text = summary_text(example());
+  for (const char* part : {"64 samples, 65536 tokens", "2 quantized, 1 fell back", "269.0 MB -> 110.0 MB",
+                           "1 h 2 min", "2 rank(s) x 3 thread(s)", "1.50 GB", "out/tiny-w4/report.json",
+                           "model.layers.0.mlp.down_proj", "2.000 %"}) {
+    EXPECT_THAT(text, HasSubstr(part));
+  }
+  EXPECT_LT(text.find("solve 1 min 10 s"), text.find("load 1.5 s")) << "longest phase first";
+}
+
+TEST(Report, EmptyJobHasASummaryToo) {
+  EXPECT_THAT(summary_text(Report{}), HasSubstr("no layer was quantized"));
+}
+
+TEST(Report, UnwritableDirectoryIsAnIoError) {
+  const TempDirectory directory;
+  EXPECT_THROW(write_report(example(), directory / "missing"), IoError);
+}
+
+}  // namespace
+}  // namespace gptq::test
