@@ -7,16 +7,18 @@
 
 namespace gptq {
 
-/// The job YAML as plain values. configs/reference.yaml documents every key; a key's name there is the member's path
-/// here. Members marked [result] change the output's bytes, members marked [speed] never do.
+/// The job YAML as plain values. configs/reference.yaml documents every key; a key's name there is the
+/// member's path here. Members marked [result] change the output's bytes, members marked [speed] never do;
+/// [eval] marks those that change what `eval` measures and no output.
 struct ModelSection {
   std::string path;  ///< [result] Hugging Face directory of the source model
 };
 
 struct CalibrationSection {
-  std::string path;               ///< [result] HDF5 file made by tools/prepare_calibration.py
-  std::int64_t num_samples = 0;   ///< [result] use the first so many; 0: all
-  std::int64_t chunk_tokens = 2048;  ///< [result] samples are multiplied into the Hessian in chunks of about so many tokens
+  std::string path;              ///< [result] HDF5 file made by tools/prepare_calibration.py
+  std::int64_t num_samples = 0;  ///< [result] use the first so many; 0: all
+  std::int64_t chunk_tokens =
+      2048;  ///< [result] of one product in the Hessian's sum: whole samples, about so many
 };
 
 struct QuantizationSection {
@@ -34,9 +36,9 @@ struct QuantizationSection {
   int mse_grid = 100;                     ///< [result] [2, 10000]
   double max_shrink = 0.8;                ///< [result] (0, 1)
   bool true_sequential = true;            ///< [result]
-  std::vector<std::string> include;       ///< [result] module names or regexes; empty: every linear of the blocks
-  std::vector<std::string> exclude;       ///< [result] module names or regexes kept as they are
-  std::int64_t max_fallbacks = 0;         ///< [result] layers that may fall back to RTN before the job fails
+  std::vector<std::string> include;  ///< [result] module names or regexes; empty: every linear of the blocks
+  std::vector<std::string> exclude;  ///< [result] module names or regexes kept as they are
+  std::int64_t max_fallbacks = 0;    ///< [result] layers that may fall back to RTN before the job fails
 };
 
 struct ComputeSection {
@@ -47,16 +49,16 @@ struct ComputeSection {
 };
 
 struct OutputSection {
-  std::string path;                        ///< [speed] directory to make
-  bool overwrite = false;                  ///< [speed] replace an output that is not this job's own
-  std::string checkpoint_format = "gptq";  ///< [result] gptq | gptq_v2
+  std::string path;                              ///< [speed] directory to make
+  bool overwrite = false;                        ///< [speed] replace an output that is not this job's own
+  std::string checkpoint_format = "gptq";        ///< [result] gptq | gptq_v2
   std::int64_t max_shard_bytes = 5'000'000'000;  ///< [result] of one safetensors file
 };
 
 struct EvalSection {
-  std::string model;               ///< [result] directory; empty: output.path
-  std::vector<std::string> data;   ///< [result] HDF5 files of tokens, made like the calibration's
-  std::int64_t num_samples = 0;    ///< [result] 0: all
+  std::string model;              ///< [eval] directory; empty: output.path
+  std::vector<std::string> data;  ///< [eval] HDF5 files of tokens, made like the calibration's
+  std::int64_t num_samples = 0;   ///< [eval] 0: all
 };
 
 struct LogSection {

@@ -102,7 +102,7 @@ std::vector<Key> make_keys() {
        "its original weights, which costs a second forward pass."},
       {KEY(quantization.include), result, any(), pattern,
        "Layers to quantize: module names (full, or inside the block) or regexes found in the full name.\n"
-       "Empty: every linear of the blocks. lm_head is never among them."},
+       "Empty: every linear of the blocks; lm_head is not one of them."},
       {KEY(quantization.exclude), result, any(), pattern,
        "Layers to keep as they are, in the same form; wins over include."},
       {KEY(quantization.max_fallbacks), result, at_least(0), word,

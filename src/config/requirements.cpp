@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -23,13 +24,18 @@ std::string missing(const std::string& key, const std::string& what, const std::
                      example);
 }
 
-/// The same place, whether or not it exists yet.
-bool same_place(const std::string& a, const std::string& b) {
-  std::error_code ignored;  // a path that cannot be resolved is reported where it is opened
-  const auto resolve = [&](const std::string& path) {
-    return std::filesystem::weakly_canonical(path, ignored);
-  };
-  return resolve(a) == resolve(b) || std::filesystem::equivalent(a, b, ignored);
+/// `path` without symbolic links, "..", and a slash at its end; it need not exist.
+std::filesystem::path resolved(const std::string& path) {
+  std::error_code error;
+  std::filesystem::path result = std::filesystem::weakly_canonical(path, error);
+  if (error)
+    result = std::filesystem::path(path).lexically_normal();  // what is wrong shows where it is opened
+  return result.has_filename() ? result : result.parent_path();
+}
+
+/// `inner` is `outer` or lies somewhere below it.
+bool is_within(const std::filesystem::path& inner, const std::filesystem::path& outer) {
+  return std::mismatch(outer.begin(), outer.end(), inner.begin(), inner.end()).first == outer.end();
 }
 
 }  // namespace
@@ -41,10 +47,10 @@ void require_for_quantize(const JobConfig& job) {
   }
   if (job.output.path.empty()) {
     mistakes.push_back(missing("output.path", "the directory to make", "DIR"));
-  } else if (same_place(job.output.path, job.model.path)) {
+  } else if (is_within(resolved(job.model.path), resolved(job.output.path))) {
     mistakes.push_back(
-        fmt::format("output.path: '{}' is the source model itself (model.path); choose another directory",
-                    job.output.path));
+        fmt::format("output.path: '{}' is or contains the source model ({}); choose another directory",
+                    job.output.path, job.model.path));
   }
   throw_if_any("quantize", mistakes);
 }

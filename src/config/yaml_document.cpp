@@ -1,6 +1,7 @@
 #include "config/yaml_document.h"
 
 #include <fmt/format.h>
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <cerrno>
@@ -8,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <optional>
+#include <sstream>
 
 namespace gptq {
 namespace {
@@ -64,6 +66,39 @@ std::string syntax_mistake(const YAML::Exception& error) {
   const bool too_deep =
       error.msg == YAML::ErrorMsg::BAD_FILE;  // yaml-cpp's words for it; the text itself was read
   return fmt::format("is not valid YAML: {}", too_deep ? "nested too deeply" : error.msg);
+}
+
+/// YAML forbids tabs in indentation, and yaml-cpp does not say that this is what is wrong.
+std::string tab_hint(const std::string& text, int line) {
+  std::istringstream lines(text);
+  std::string wrong;
+  for (int i = 0; i <= line; ++i) std::getline(lines, wrong);
+  const bool tab_first = wrong.substr(0, wrong.find_first_not_of(" \t")).find('\t') != std::string::npos;
+  return tab_first ? "; indent with spaces, not tabs" : "";
+}
+
+/// Where something stands after the first document. (YAML::LoadAll would say so too, but some texts make
+/// yaml-cpp 0.7 find empty documents without end.)
+std::optional<YAML::Mark> start_of_second_document(const std::string& text) {
+  struct Listener : YAML::EventHandler {
+    YAML::Mark start = YAML::Mark::null_mark();
+    void OnDocumentStart(const YAML::Mark& mark) override { start = mark; }
+    void OnDocumentEnd() override {}
+    void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+    void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+    void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
+    void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                         YAML::EmitterStyle::value) override {}
+    void OnSequenceEnd() override {}
+    void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                    YAML::EmitterStyle::value) override {}
+    void OnMapEnd() override {}
+  };
+  std::istringstream stream(text);
+  YAML::Parser parser(stream);
+  Listener listener;
+  if (!parser.HandleNextDocument(listener) || !parser.HandleNextDocument(listener)) return std::nullopt;
+  return listener.start;
 }
 
 /// Turns yaml-cpp's nodes into RawEntry and RawValue; never deeper than a job goes, so that aliases cannot
@@ -138,24 +173,25 @@ std::vector<RawEntry> read_document(const std::string& path, std::vector<Mistake
   if (!text) return {};
   Converter converter(path, mistakes);
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(*text);
-    if (documents.empty() || documents.front().IsNull()) {
+    const YAML::Node document = YAML::Load(*text);
+    if (const std::optional<YAML::Mark> second = start_of_second_document(*text)) {
+      const char* what =
+          document.IsNull() ? "from here on, this is no YAML" : "a second document starts here";
+      mistakes.push_back({converter.place(*second), "", std::string(what) + "; a file holds one job"});
+    } else if (document.IsNull()) {
       mistakes.push_back({path, "", "is empty; start from configs/quickstart.yaml"});
-      return {};
     }
-    if (documents.size() > 1) {
-      mistakes.push_back(
-          {converter.place(documents[1].Mark()), "", "a second document starts here; a file holds one job"});
-    }
-    if (!documents.front().IsMap()) {
-      mistakes.push_back({converter.place(documents.front().Mark()), "",
+    if (document.IsNull()) return {};
+    if (!document.IsMap()) {
+      mistakes.push_back({converter.place(document.Mark()), "",
                           "a job is a map of sections ('model:', 'quantization:', ...); start from "
                           "configs/quickstart.yaml"});
       return {};
     }
-    return converter.entries(documents.front(), 2);
+    return converter.entries(document, 2);
   } catch (const YAML::Exception& error) {
-    mistakes.push_back({converter.place(error.mark), "", syntax_mistake(error)});
+    mistakes.push_back(
+        {converter.place(error.mark), "", syntax_mistake(error) + tab_hint(*text, error.mark.line)});
     return {};
   }
 }
@@ -164,8 +200,8 @@ RawValue parse_flow(const std::string& text, const std::string& place, std::vect
   RawValue result;
   try {
     Converter converter(place, mistakes);
-    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
-    if (documents.size() == 1) result = converter.value(documents.front(), true);
+    result = converter.value(YAML::Load(text), true);
+    if (start_of_second_document(text)) mistakes.push_back({place, "", "holds more than one value"});
   } catch (const YAML::Exception& error) {
     mistakes.push_back({place, "", syntax_mistake(error)});
   }

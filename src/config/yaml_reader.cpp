@@ -109,7 +109,7 @@ class JobReader {
     if (!is_section(section)) {
       mistake(entry.place, section, "is no section of a job" + suggest_key("", section));
       section = nearest_section(section);  // its keys are still checked, so that all mistakes show at once
-      if (section.empty()) return;
+      if (section.empty() || entry.value.kind != RawValue::Kind::map) return;
     } else {
       note_in_file(section, entry.place);
     }
