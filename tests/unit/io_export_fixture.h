@@ -1,0 +1,107 @@
+#pragma once
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "io/exporter.h"
+#include "io/safetensors_writer.h"
+#include "support/temp_directory.h"
+#include "support/tiny_model.h"
+
+namespace gptq::test {
+
+/// A layer whose codes follow a simple pattern: what the exporter writes does not depend on how it was found.
+inline QuantizedLayer pattern_layer(const std::string& module, const LinearShape& shape,
+                                    const QuantizationSection& options) {
+  QuantizedLayer layer;
+  layer.module = module;
+  layer.out_features = shape.out_features;
+  layer.in_features = shape.in_features;
+  layer.bits = options.bits;
+  const std::int64_t size = options.group_size < 0 ? shape.in_features : options.group_size;
+  layer.groups = (shape.in_features + size - 1) / size;
+  const std::int64_t codes = std::int64_t{1} << options.bits;
+  for (std::int64_t row = 0; row < shape.out_features; ++row) {
+    for (std::int64_t col = 0; col < shape.in_features; ++col) {
+      layer.codes.push_back(static_cast<std::uint8_t>((row * 7 + col * 3) % codes));
+    }
+    for (std::int64_t group = 0; group < layer.groups; ++group) {
+      layer.scales.push_back(to_f16(0.01f * static_cast<float>(1 + (row + group) % 5)));
+      const std::int64_t zero = options.sym ? codes / 2 : 1 + (row + group) % (codes - 1);
+      layer.zeros.push_back(static_cast<std::uint8_t>(zero));
+    }
+  }
+  for (std::int64_t col = 0; col < shape.in_features; ++col) {
+    const std::int64_t place = options.desc_act ? shape.in_features - 1 - col : col;
+    layer.group_of.push_back(static_cast<std::int32_t>(place / size));
+  }
+  return layer;
+}
+
+/// A tiny source model and an output directory.
+class ExportTest : public ::testing::Test {
+ protected:
+  ExportTest() {
+    job_.model.path = (root_ / "source").string();
+    job_.output.path = (root_ / "output").string();
+    job_.quantization.group_size = 32;
+  }
+
+  void make_source(const TinyModelOptions& options = {}) { write_tiny_model(job_.model.path, options); }
+
+  static void write_blocks(Exporter& exporter, const ModelWeights& model, const Recipe& recipe) {
+    for (std::int64_t block = 0; block < model.config().num_hidden_layers; ++block) {
+      std::vector<QuantizedLayer> layers;
+      for (const StageGroup& group : model.groups()) {
+        for (const LinearShape& shape : group.layers) {
+          const std::string module = block_prefix(model.architecture(), block) + shape.name;
+          if (recipe.selects(module)) layers.push_back(pattern_layer(module, shape, recipe.section()));
+        }
+      }
+      exporter.write_block(block, model.load_block(block), layers);
+    }
+  }
+
+  void export_all(const std::string& fingerprint = "fingerprint") {
+    const ModelWeights model(job_.model.path);
+    const Recipe recipe(job_.quantization);
+    Exporter exporter(job_, model, recipe, fingerprint);
+    write_blocks(exporter, model, recipe);
+    exporter.finish();
+  }
+
+  std::filesystem::path output(const std::string& name = "") const {
+    return std::filesystem::path(job_.output.path) / name;
+  }
+
+  /// Writes a one-file output's weights anew with some tensors replaced, added, or (no elements) dropped.
+  void rewrite(const std::map<std::string, HostTensor*>& changes) {
+    const SafetensorsReader reader(job_.output.path);
+    std::vector<std::pair<std::string, TensorInfo>> infos;
+    for (const auto& [name, info] : reader.tensors()) {
+      if (!changes.contains(name)) infos.emplace_back(name, info);
+    }
+    for (const auto& [name, tensor] : changes) {
+      if (tensor != nullptr) infos.push_back({name, {tensor->dtype, tensor->shape, "", 0, 0}});
+    }
+    SafetensorsWriter writer(output("model.safetensors"), infos);
+    for (const auto& [name, info] : infos) {
+      if (changes.contains(name)) {
+        writer.write(name, *changes.at(name));
+      } else {
+        writer.copy(name, reader);
+      }
+    }
+    writer.finish();
+  }
+
+  TempDirectory root_;
+  JobConfig job_;
+};
+
+}  // namespace gptq::test
