@@ -18,14 +18,18 @@ class Backend {
   virtual bool fast_bf16() const = 0;        ///< bf16 products are faster than f32 ones here
   virtual int threads() const = 0;
   virtual Kernels& kernels() = 0;
+  /// Working memory of this backend, one buffer a slot (a small number), grown to the largest request and
+  /// kept. Its contents are undefined; it is valid until the next request for the same slot.
+  virtual void* scratch(int slot, std::size_t bytes) = 0;
 };
 
 struct BackendOptions {
   std::string name = "auto";  ///< auto | cpu | cuda
-  int threads = 0;            ///< 0: the cores this rank may use, divided among the node's ranks by the caller
+  int threads = 0;  ///< 0: the cores this rank may use, divided among the node's ranks by the caller
 };
 
-/// Names this program was built with ("cpu", "cuda"); a name from here may still fail where the device is absent.
+/// Names this program was built with ("cpu", "cuda"); a name from here may still fail where the device is
+/// absent.
 std::string built_backends();
 
 /// Throws UsageError for an unknown name and DeviceError where the device is missing.

@@ -10,18 +10,20 @@
 
 namespace gptq {
 
-/// The forward pass of one transformer block, stage group by stage group. The state between two groups is the pair
-/// (hidden, x): the residual stream (rows, hidden) in f32 and the next group's input (rows, in_features) in the
-/// compute type. That pair is all a restart needs.
+/// The forward pass of one transformer block, stage group by stage group. The state between two groups is the
+/// pair (hidden, x): the residual stream (rows, hidden) in f32 and the next group's input (rows, in_features)
+/// in the compute type. That pair is all a restart needs.
 ///
-///     enter(hidden → x0);  advance(0: x0 → x1);  advance(1: x1 → x2);  advance(2: x2 → x3);  advance(3: x3 → hidden)
+///     enter(hidden → x0);  advance(0: x0 → x1);  advance(1: x1 → x2);  advance(2: x2 → x3);  advance(3: x3 →
+///     hidden)
 ///
-/// Weights may be exchanged between steps: set_linear() after a layer is quantized makes advance() use the new ones.
+/// Weights may be exchanged between steps: set_linear() after a layer is quantized makes advance() use the
+/// new ones.
 class DecoderBlock {
  public:
   /// rotary must outlive the block and cover the longest sample.
-  DecoderBlock(Backend& backend, const ModelWeights& model, const BlockWeights& weights, const RotaryTable& rotary,
-               DType compute);
+  DecoderBlock(Backend& backend, const ModelWeights& model, const BlockWeights& weights,
+               const RotaryTable& rotary, DType compute);
   ~DecoderBlock();
 
   std::int64_t groups() const;
@@ -29,9 +31,10 @@ class DecoderBlock {
 
   /// x0 = the first group's input. x0: (rows, group_width(0)).
   void enter(const Batch& batch, const Matrix& hidden, const Matrix& x0);
-  /// Applies the group's layers to x and produces the next group's input; after the last group x_next is unused
-  /// (pass {}). hidden is updated in place by the groups that write to the residual stream.
-  void advance(std::int64_t group, const Batch& batch, const Matrix& hidden, const Matrix& x, const Matrix& x_next);
+  /// Applies the group's layers to x and produces the next group's input; after the last group x_next is
+  /// unused (pass {}). hidden is updated in place by the groups that write to the residual stream.
+  void advance(std::int64_t group, const Batch& batch, const Matrix& hidden, const Matrix& x,
+               const Matrix& x_next);
   /// Replaces the weight of a linear ("self_attn.q_proj") by this one: (out, in) floats; its bias stays.
   void set_linear(const std::string& name, const Matrix& weight);
   /// Whole block at once.

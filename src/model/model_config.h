@@ -36,9 +36,10 @@ struct ModelConfig {
     float low_freq_factor = 1;
     float high_freq_factor = 4;
     std::int64_t original_max_position_embeddings = 0;
-    float attention_factor = 0;    ///< yarn; 0: its default
+    float attention_factor = 0;    ///< yarn: multiplies cos and sin; 0: its default, 0.1 ln(factor) + 1
     float beta_fast = 32;
     float beta_slow = 1;
+    bool truncate = true;          ///< yarn: its ramp starts and ends at whole dimensions
     float partial_rotary_factor = 1;
   } rope;
 

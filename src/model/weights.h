@@ -21,8 +21,8 @@ struct BlockWeights {
   const HostTensor& at(const std::string& name) const;  ///< throws InputError naming block and tensor
 };
 
-/// A model's weights on disk, brought into memory when asked for. GPTQ-quantized linears are dequantized on the way
-/// (to f32: scale · (code − zero)), so that a quantized model reads like any other.
+/// A model's weights on disk, brought into memory when asked for. GPTQ-quantized linears are dequantized on
+/// the way (to f32: scale · (code − zero)), so that a quantized model reads like any other.
 class ModelWeights {
  public:
   explicit ModelWeights(const std::filesystem::path& model_directory);
@@ -33,8 +33,8 @@ class ModelWeights {
   const std::vector<StageGroup>& groups() const { return groups_; }
   const SafetensorsReader& files() const { return *reader_; }
 
-  /// Every tensor is present with the shape that config.json implies; reads headers only. Throws one InputError that
-  /// lists all mistakes (at most 20).
+  /// Every tensor is present with the shape that config.json implies; reads headers only. Throws one
+  /// InputError that lists all mistakes (at most 20).
   void check() const;
 
   /// Throws InputError if a tensor holds NaN or infinity (named with its block).

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+
+namespace gptq {
+
+/// Typed access to one object of a JSON file. A key that is absent or null counts as not given. Every
+/// complaint is an InputError with the file, the key and what was expected.
+class JsonFields {
+ public:
+  /// file: for messages. path: of this object inside the file ("rope_scaling."), "" for the top.
+  JsonFields(const nlohmann::json& object, std::string file, std::string path = "");
+
+  bool has(const std::string& key) const;
+  JsonFields child(const std::string& key) const;  ///< an empty object if not given
+  const nlohmann::json& raw(const std::string& key) const;
+
+  std::int64_t positive(const std::string& key) const;                          ///< required, >= 1
+  std::int64_t positive(const std::string& key, std::int64_t otherwise) const;  ///< >= 1
+  std::int64_t integer(const std::string& key, std::int64_t otherwise) const;
+  float number(const std::string& key, float otherwise) const;           ///< finite
+  float positive_number(const std::string& key, float otherwise) const;  ///< finite, > 0
+  bool boolean(const std::string& key, bool otherwise) const;
+  std::string text(const std::string& key, const std::string& otherwise) const;
+
+  [[noreturn]] void reject(const std::string& key, const std::string& why) const;
+
+ private:
+  const nlohmann::json& object_;
+  std::string file_;
+  std::string path_;
+};
+
+}  // namespace gptq

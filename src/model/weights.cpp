@@ -1,0 +1,209 @@
+#include "model/weights.h"
+
+#include <fmt/ranges.h>
+
+#include <cstdint>
+
+#include "base/error.h"
+#include "model/packed_linear.h"
+#include "model/safetensors_reader.h"
+
+namespace gptq {
+namespace {
+
+constexpr std::size_t kMostMistakes = 20;
+
+bool is_float(DType dtype) {
+  return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16;
+}
+
+using Shape = std::vector<std::int64_t>;
+
+/// Collects what is wrong with the tensors of a model.
+class Checker {
+ public:
+  explicit Checker(const SafetensorsReader& reader) : reader_(reader) {}
+
+  void tensor(const std::string& name, const Shape& shape) {
+    if (!reader_.contains(name)) return add(fmt::format("{} is missing", name));
+    const TensorInfo& info = reader_.info(name);
+    if (info.shape != shape) {
+      add(fmt::format("{} in {} has shape ({}), but config.json implies ({})", name, info.file,
+                      fmt::join(info.shape, ", "), fmt::join(shape, ", ")));
+    } else if (!is_float(info.dtype)) {
+      add(fmt::format("{} in {} has type {}; F32, F16 or BF16 is needed", name, info.file,
+                      name_of(info.dtype)));
+    }
+  }
+
+  void linear(const std::string& module, const LinearShape& shape, const ModelConfig::Quantized& quantized) {
+    if (!reader_.contains(module + ".weight") && is_packed_linear(reader_, module)) {
+      for (std::string& mistake : packed_linear_mistakes(reader_, module, shape, quantized))
+        add(std::move(mistake));
+    } else {
+      tensor(module + ".weight", {shape.out_features, shape.in_features});
+    }
+    if (shape.bias) tensor(module + ".bias", {shape.out_features});
+  }
+
+  void finish(const std::filesystem::path& directory) const {
+    if (count_ == 0) return;
+    const std::string more =
+        count_ > mistakes_.size() ? fmt::format("\n  ... and {} more", count_ - mistakes_.size()) : "";
+    throw InputError("{}: the weights do not fit config.json:\n  {}{}", directory.string(),
+                     fmt::join(mistakes_, "\n  "), more);
+  }
+
+ private:
+  void add(std::string mistake) {
+    ++count_;
+    if (mistakes_.size() < kMostMistakes) mistakes_.push_back(std::move(mistake));
+  }
+
+  const SafetensorsReader& reader_;
+  std::vector<std::string> mistakes_;
+  std::size_t count_ = 0;
+};
+
+/// Largest magnitude as bits; NaN and infinity have all exponent bits set.
+template <typename T>
+T largest_magnitude(const T* values, std::int64_t count) {
+  constexpr T kMagnitude = static_cast<T>(~(T{1} << (sizeof(T) * 8 - 1)));
+  T largest = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const T magnitude = values[i] & kMagnitude;
+    largest = largest < magnitude ? magnitude : largest;
+  }
+  return largest;
+}
+
+bool is_finite(const HostTensor& tensor) {
+  const std::byte* data = tensor.storage.data();
+  const std::int64_t count = tensor.elements();
+  switch (tensor.dtype) {
+    case DType::f32:
+      return largest_magnitude(reinterpret_cast<const std::uint32_t*>(data), count) < 0x7f800000u;
+    case DType::bf16:
+      return largest_magnitude(reinterpret_cast<const std::uint16_t*>(data), count) < 0x7f80u;
+    case DType::f16:
+      return largest_magnitude(reinterpret_cast<const std::uint16_t*>(data), count) < 0x7c00u;
+    default:
+      return true;
+  }
+}
+
+struct NamedShape {
+  std::string name;
+  Shape shape;
+};
+
+/// The norms of a block by their names inside it.
+std::vector<NamedShape> norms(const Architecture& architecture, const ModelConfig& config) {
+  std::vector<NamedShape> result = {{std::string(architecture.attention_norm), {config.hidden_size}},
+                                    {std::string(architecture.mlp_norm), {config.hidden_size}}};
+  for (const std::string_view name : {architecture.q_norm, architecture.k_norm}) {
+    if (!name.empty()) result.push_back({std::string(name), {config.head_dim}});
+  }
+  return result;
+}
+
+std::string weight_of(std::string_view module) {
+  return std::string(module) + ".weight";
+}
+
+void require_finite(const HostTensor& tensor, const std::string& name, const SafetensorsReader& reader,
+                    const std::string& where) {
+  if (is_finite(tensor)) return;
+  throw InputError(
+      "{} ({}) of {} holds NaN or infinity: the model file is damaged or was saved after a failed "
+      "training; fetch it again",
+      name, where, reader.directory().string());
+}
+
+}  // namespace
+
+const HostTensor& BlockWeights::at(const std::string& name) const {
+  const auto found = tensors.find(name);
+  if (found == tensors.end()) throw InputError("block {} has no tensor {}", block, name);
+  return found->second;
+}
+
+ModelWeights::ModelWeights(const std::filesystem::path& model_directory)
+    : directory_(model_directory),
+      config_(read_model_config(model_directory)),
+      architecture_(&find_architecture(config_.model_type)),
+      groups_(stage_groups(*architecture_, config_)),
+      reader_(std::make_unique<SafetensorsReader>(model_directory)) {}
+
+ModelWeights::~ModelWeights() = default;
+
+void ModelWeights::check() const {
+  Checker checker(*reader_);
+  const Shape table = {config_.vocab_size, config_.hidden_size};
+  checker.tensor(weight_of(architecture_->embedding), table);
+  checker.tensor(weight_of(architecture_->final_norm), {config_.hidden_size});
+  if (!config_.tie_word_embeddings) checker.tensor(weight_of(architecture_->head), table);
+  for (std::int64_t block = 0; block < config_.num_hidden_layers; ++block) {
+    const std::string prefix = block_prefix(*architecture_, block);
+    for (const NamedShape& norm : norms(*architecture_, config_)) {
+      checker.tensor(weight_of(prefix + norm.name), norm.shape);
+    }
+    for (const StageGroup& group : groups_) {
+      for (const LinearShape& layer : group.layers)
+        checker.linear(prefix + layer.name, layer, config_.quantized);
+    }
+  }
+  checker.finish(directory_);
+}
+
+HostTensor ModelWeights::load(const std::string& name) const {
+  HostTensor tensor = reader_->read(name);
+  require_finite(tensor, name, *reader_, reader_->info(name).file);
+  return tensor;
+}
+
+HostTensor ModelWeights::load_linear(const std::string& module) const {
+  const std::string name = module + ".weight";
+  if (reader_->contains(name) || !is_packed_linear(*reader_, module)) return load(name);
+  HostTensor tensor = load_packed_linear(*reader_, module, config_.quantized);
+  require_finite(tensor, name, *reader_, "dequantized");
+  return tensor;
+}
+
+BlockWeights ModelWeights::load_block(std::int64_t block) const {
+  GPTQ_EXPECT(block >= 0 && block < config_.num_hidden_layers);
+  const std::string prefix = block_prefix(*architecture_, block);
+  BlockWeights result;
+  result.block = block;
+  const auto take = [&](const std::string& module, const std::string& suffix, HostTensor tensor) {
+    result.tensors.emplace(module + suffix, std::move(tensor));
+  };
+  try {
+    for (const NamedShape& norm : norms(*architecture_, config_)) {
+      take(norm.name, ".weight", load(prefix + norm.name + ".weight"));
+    }
+    for (const StageGroup& group : groups_) {
+      for (const LinearShape& layer : group.layers) {
+        take(layer.name, ".weight", load_linear(prefix + layer.name));
+        if (layer.bias) take(layer.name, ".bias", load(prefix + layer.name + ".bias"));
+      }
+    }
+  } catch (const InputError& error) {
+    throw InputError("block {}: {}", block, error.what());
+  }
+  return result;
+}
+
+HostTensor ModelWeights::load_embedding() const {
+  return load(weight_of(architecture_->embedding));
+}
+
+HostTensor ModelWeights::load_final_norm() const {
+  return load(weight_of(architecture_->final_norm));
+}
+
+HostTensor ModelWeights::load_head() const {
+  return load(weight_of(config_.tie_word_embeddings ? architecture_->embedding : architecture_->head));
+}
+
+}  // namespace gptq
