@@ -268,6 +268,11 @@ TEST(ConfigReader, SyntaxErrorsHaveAPlaceAndDoNotHideWrongOverrides) {
       ElementsAre(HasSubstr("FILE:2:6: is not valid YAML: illegal map value; indent with spaces, not tabs")));
 }
 
+TEST(ConfigReader, TextInWhichYamlCppFindsDocumentsWithoutEndIsRefused) {
+  EXPECT_THAT(mistakes(",a"), ElementsAre(HasSubstr("FILE:1:1: from here on, this is no YAML")));
+  EXPECT_THAT(mistakes(",: -", {"eval.data=,: -"}).size(), 2u);
+}
+
 TEST(ConfigReader, AliasThatContainsItselfIsRead) {
   EXPECT_THAT(mistakes(std::string(kValid) + "log: &a\n  level: *a\n"), ElementsAre(HasSubstr("log.level")));
 }
