@@ -9,9 +9,12 @@ namespace gptq {
 namespace {
 
 constexpr std::int64_t kRows = kSolveRows;
-constexpr std::int64_t kDepth = 128;  // rows of R packed at a time: with 128 columns they fit half of an L2 cache
+constexpr std::int64_t kDepth =
+    128;  // rows of R packed at a time: with 128 columns they fit half of an L2 cache
 
-std::vector<float> panel(std::int64_t columns) { return std::vector<float>(static_cast<std::size_t>(columns * kRows)); }
+std::vector<float> panel(std::int64_t columns) {
+  return std::vector<float>(static_cast<std::size_t>(columns * kRows));
+}
 
 }  // namespace
 
@@ -49,7 +52,8 @@ void PanelSolver::load_weights(const Matrix& w, std::int64_t first, std::int64_t
     const std::int64_t end = std::min(begin + line, plan_.columns.n);
     for (std::int64_t r = 0; r < count; ++r) {
       const float* row = w.row<const float>(first + r);
-      for (std::int64_t c = begin; c < end; ++c) w_[static_cast<std::size_t>(plan_.position[static_cast<std::size_t>(c)] * kRows + r)] = row[c];
+      for (std::int64_t c = begin; c < end; ++c)
+        w_[static_cast<std::size_t>(plan_.position[static_cast<std::size_t>(c)] * kRows + r)] = row[c];
     }
   }
   table_.add_squares(w_.data(), plan_.columns.n, weight_norm_);
@@ -116,12 +120,14 @@ void PanelSolver::project(std::size_t index, bool with_norm) {
   const long tiles = (batch.count + 3) / 4;
   std::fill(product_.begin(), product_.end(), 0.0f);
   if (with_norm)
-    table_.multiply(w_.data() + batch.first * kRows, plan_.triangles[index].packed.data(), batch.count, tiles, true,
-                    false, projected_.data());
+    table_.multiply(w_.data() + batch.first * kRows, plan_.triangles[index].packed.data(), batch.count, tiles,
+                    true, false, projected_.data());
   for (std::int64_t done = 0; done < batch.first; done += kDepth) {
     const std::int64_t depth = std::min(kDepth, batch.first - done);
-    table_.pack(plan_.r + done * plan_.columns.n + batch.first, plan_.columns.n, depth, batch.count, packed_.data());
-    table_.multiply(difference_.data() + done * kRows, packed_.data(), depth, tiles, false, true, product_.data());
+    table_.pack(plan_.r + done * plan_.columns.n + batch.first, plan_.columns.n, depth, batch.count,
+                packed_.data());
+    table_.multiply(difference_.data() + done * kRows, packed_.data(), depth, tiles, false, true,
+                    product_.data());
     if (with_norm)
       table_.multiply(w_.data() + done * kRows, packed_.data(), depth, tiles, false, true, projected_.data());
   }
@@ -134,12 +140,13 @@ void PanelSolver::update_values(std::size_t index) {
   const float* w = w_.data() + batch.first * kRows;
   std::copy(w, w + batch.count * kRows, values_.data());
   if (plan_.r == nullptr || batch.first == 0) return;
-  table_.multiply(product_.data(), plan_.triangles[index].packed_inverse.data(), batch.count, (batch.count + 3) / 4,
-                  true, true, values_.data());
+  table_.multiply(product_.data(), plan_.triangles[index].packed_inverse.data(), batch.count,
+                  (batch.count + 3) / 4, true, true, values_.data());
 }
 
-/// Finds the scale of a group wider than its batch. Its up-to-date values are those of a solve that makes no error
-/// inside the group (Q = V); the differences it leaves behind are overwritten when the batches are solved.
+/// Finds the scale of a group wider than its batch. Its up-to-date values are those of a solve that makes no
+/// error inside the group (Q = V); the differences it leaves behind are overwritten when the batches are
+/// solved.
 void PanelSolver::search_ahead(std::size_t index, const SolveSegment& segment) {
   const float* values = w_.data() + segment.first * kRows;
   if (plan_.r != nullptr && segment.first > 0) {
@@ -210,9 +217,10 @@ void PanelSolver::store(std::int64_t first, std::int64_t count, QuantizedRows& r
     result.weight_error[row] = distance_[r] + dead_norm_[r];
     result.weight_norm[row] = weight_norm_[r];
     if (!std::isfinite(loss_[r] + distance_[r] + norm_[r] + weight_norm_[r]))
-      throw NumericalError("row {} of a layer gave NaN or infinity while it was quantized: its weights hold such "
-                           "values, or are too large for single precision",
-                           row);
+      throw NumericalError(
+          "row {} of a layer gave NaN or infinity while it was quantized: its weights hold such "
+          "values, or are too large for single precision",
+          row);
   }
 }
 

@@ -31,9 +31,9 @@ class PanelSolver {
   std::vector<std::uint8_t> codes_;
   std::vector<float> scale_, zero_;  ///< (groups, 64)
   // Panels of one batch.
-  std::vector<float> values_;    ///< V, up-to-date weights
-  std::vector<float> errors_;    ///< (v - q) / U_jj
-  std::vector<float> product_;   ///< (W_P - Q_P) R_{P,B}
+  std::vector<float> values_;     ///< V, up-to-date weights
+  std::vector<float> errors_;     ///< (v - q) / U_jj
+  std::vector<float> product_;    ///< (W_P - Q_P) R_{P,B}
   std::vector<float> projected_;  ///< (W R)_B
   std::vector<float> packed_;
   std::vector<float> ahead_;  ///< values of one wide or fixed group

@@ -30,7 +30,8 @@ void check(const SolveColumns& columns, std::span<const float> r, const SolveOpt
 }  // namespace
 
 const SolveTable& solve_table() {
-  static const SolveTable* const tables[] = {&isa_v2::solve_table, &isa_v3::solve_table, &isa_v4::solve_table};
+  static const SolveTable* const tables[] = {&isa_v2::solve_table, &isa_v3::solve_table,
+                                             &isa_v4::solve_table};
   return *tables[isa_level()];
 }
 
@@ -47,7 +48,8 @@ SolvePlan::SolvePlan(const SolveColumns& columns_, std::span<const float> r_, do
     GPTQ_EXPECT(column >= 0 && column < columns.n && position[static_cast<std::size_t>(column)] < 0);
     position[static_cast<std::size_t>(column)] = static_cast<std::int32_t>(p);
     group[static_cast<std::size_t>(p)] = columns.group_of[static_cast<std::size_t>(column)];
-    GPTQ_EXPECT(group[static_cast<std::size_t>(p)] >= 0 && group[static_cast<std::size_t>(p)] < columns.groups);
+    GPTQ_EXPECT(group[static_cast<std::size_t>(p)] >= 0 &&
+                group[static_cast<std::size_t>(p)] < columns.groups);
   }
   make_weights();
   if (options.refit_every_group)
@@ -61,7 +63,9 @@ void SolvePlan::make_weights() {
   weight.assign(static_cast<std::size_t>(columns.n), 1.0f);
   if (options.search != SolveOptions::Search::weighted) return;
   std::vector<float> largest(static_cast<std::size_t>(columns.groups), 0.0f);
-  const auto weight_at = [&](std::size_t p) { return columns.weight[static_cast<std::size_t>(columns.order[p])]; };
+  const auto weight_at = [&](std::size_t p) {
+    return columns.weight[static_cast<std::size_t>(columns.order[p])];
+  };
   for (std::size_t p = 0; p < weight.size(); ++p) {
     float& top = largest[static_cast<std::size_t>(group[p])];
     top = std::max(top, weight_at(p));
@@ -72,8 +76,8 @@ void SolvePlan::make_weights() {
   }
 }
 
-// A group starts at a segment's start. Narrow groups share a batch as long as they fit; a wide one begins a batch, and
-// its scale is found from values solved ahead for all its batches.
+// A group starts at a segment's start. Narrow groups share a batch as long as they fit; a wide one begins a
+// batch, and its scale is found from values solved ahead for all its batches.
 void SolvePlan::make_batches() {
   std::vector<std::uint8_t> seen(static_cast<std::size_t>(columns.groups), 0);
   for (std::int64_t first = 0; first < columns.n;) {
@@ -125,7 +129,9 @@ void SolvePlan::make_triangles() {
     triangle.pivot.resize(static_cast<std::size_t>(n));
     table.invert(block, columns.n, n, work.data(), triangle.inverse.data());
     for (long i = 0; i < n; ++i) {
-      for (long j = 0; j < n; ++j) upper[static_cast<std::size_t>(i * n + j)] = triangle.inverse[static_cast<std::size_t>(j * kSolveBatch + i)];
+      for (long j = 0; j < n; ++j)
+        upper[static_cast<std::size_t>(i * n + j)] =
+            triangle.inverse[static_cast<std::size_t>(j * kSolveBatch + i)];
       triangle.pivot[static_cast<std::size_t>(i)] = block[i * columns.n + i];
     }
     table.pack(upper.data(), n, n, n, triangle.packed_inverse.data());

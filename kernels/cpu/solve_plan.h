@@ -10,7 +10,8 @@
 /// Private to kernels/cpu: what all panels of one solve share.
 namespace gptq {
 
-/// Columns of a batch between two moments at which all of them must be up to date. Positions count visited columns.
+/// Columns of a batch between two moments at which all of them must be up to date. Positions count visited
+/// columns.
 struct SolveSegment {
   std::int64_t first = 0;
   std::int64_t count = 0;
@@ -33,7 +34,8 @@ struct SolveTriangle {
 
 class SolvePlan {
  public:
-  SolvePlan(const SolveColumns& columns, std::span<const float> r, double damping, const SolveOptions& options);
+  SolvePlan(const SolveColumns& columns, std::span<const float> r, double damping,
+            const SolveOptions& options);
 
   const SolveColumns& columns;
   const float* r;  ///< null: round to nearest
@@ -41,13 +43,15 @@ class SolvePlan {
   const SolveOptions& options;
 
   std::vector<SolveBatch> batches;
-  std::vector<SolveTriangle> triangles;      ///< one a batch; empty: round to nearest
-  std::vector<std::int32_t> position;        ///< position[column]: when it is visited
-  std::vector<std::int32_t> group;           ///< by position
-  std::vector<float> weight;                 ///< by position; the largest of each group is 1
-  std::vector<float> shrink;                 ///< the search's candidates
-  std::vector<std::vector<std::int32_t>> group_positions;  ///< of each group, in column order; only without refit
-  std::int64_t widest_search = 0;            ///< columns of the widest group whose values must be copied or solved ahead
+  std::vector<SolveTriangle> triangles;  ///< one a batch; empty: round to nearest
+  std::vector<std::int32_t> position;    ///< position[column]: when it is visited
+  std::vector<std::int32_t> group;       ///< by position
+  std::vector<float> weight;             ///< by position; the largest of each group is 1
+  std::vector<float> shrink;             ///< the search's candidates
+  std::vector<std::vector<std::int32_t>>
+      group_positions;  ///< of each group, in column order; only without refit
+  std::int64_t widest_search =
+      0;  ///< columns of the widest group whose values must be copied or solved ahead
   int max_code = 0;
 
  private:

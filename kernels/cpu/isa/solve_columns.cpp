@@ -8,7 +8,8 @@ namespace {
 inline void subtract_errors(const float* e, const float* inverse_row, long from, long to, Vector* v) {
   for (long i = from; i < to; ++i) {
     const Vector factor = broadcast(-inverse_row[i]);
-    for (long k = 0; k < kVectors; ++k) v[k] = multiply_add(load_vector(e + i * kSolveRows + k * kLanes), factor, v[k]);
+    for (long k = 0; k < kVectors; ++k)
+      v[k] = multiply_add(load_vector(e + i * kSolveRows + k * kLanes), factor, v[k]);
   }
 }
 
@@ -18,7 +19,8 @@ void subtract_from_four(float* v, const float* e, const float* inverse, long col
   for (long part = 0; part < kVectors; part += kWide) {
     Vector sum[4][kWide];
     for (long j = 0; j < 4; ++j)
-      for (long k = 0; k < kWide; ++k) sum[j][k] = load_vector(v + (column + j) * kSolveRows + (part + k) * kLanes);
+      for (long k = 0; k < kWide; ++k)
+        sum[j][k] = load_vector(v + (column + j) * kSolveRows + (part + k) * kLanes);
     for (long i = from; i < to; ++i) {
       Vector error[kWide];
       for (long k = 0; k < kWide; ++k) error[k] = load_vector(e + i * kSolveRows + (part + k) * kLanes);
@@ -28,7 +30,8 @@ void subtract_from_four(float* v, const float* e, const float* inverse, long col
       }
     }
     for (long j = 0; j < 4; ++j)
-      for (long k = 0; k < kWide; ++k) store_vector(v + (column + j) * kSolveRows + (part + k) * kLanes, sum[j][k]);
+      for (long k = 0; k < kWide; ++k)
+        store_vector(v + (column + j) * kSolveRows + (part + k) * kLanes, sum[j][k]);
   }
 }
 
@@ -51,7 +54,8 @@ void quantize(const ColumnsTask& task) {
   for (long j = task.first; j < task.last; ++j) {
     Vector value[kVectors];
     for (long k = 0; k < kVectors; ++k) value[k] = load_vector(task.v + j * kSolveRows + k * kLanes);
-    if (task.inverse != nullptr) subtract_errors(task.e, task.inverse + j * kSolveBatch, task.fresh, j, value);
+    if (task.inverse != nullptr)
+      subtract_errors(task.e, task.inverse + j * kSolveBatch, task.fresh, j, value);
     float v[kSolveRows];
     for (long k = 0; k < kVectors; ++k) store_vector(v + k * kLanes, value[k]);
 

@@ -29,7 +29,8 @@ void multiply_tile(const float* x, const float* packed, long k, bool accumulate,
 
 }  // namespace
 
-void multiply(const float* x, const float* packed, long k, long tiles, bool triangular, bool accumulate, float* c) {
+void multiply(const float* x, const float* packed, long k, long tiles, bool triangular, bool accumulate,
+              float* c) {
   for (long t = 0; t < tiles; ++t) {
     const long reach = kTile * (t + 1);
     const long rows = triangular && reach < k ? reach : k;

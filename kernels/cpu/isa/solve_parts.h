@@ -6,7 +6,8 @@
 
 namespace gptq::GPTQ_ISA {
 
-void multiply(const float* x, const float* packed, long k, long tiles, bool triangular, bool accumulate, float* c);
+void multiply(const float* x, const float* packed, long k, long tiles, bool triangular, bool accumulate,
+              float* c);
 void pack(const float* r, long stride, long k, long columns, float* packed);
 void invert(const float* r, long stride, long n, double* work, float* inverse);
 void search(const SearchTask& task);

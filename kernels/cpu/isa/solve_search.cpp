@@ -7,7 +7,7 @@ namespace {
 
 constexpr long kRows = kSolveRows;
 constexpr long kCandidates = 4;  // tried together: their bounds and sums fill the registers
-constexpr long kChunk = 128;     // columns of 64 rows that stay in the L1 cache while all candidates are tried
+constexpr long kChunk = 128;  // columns of 64 rows that stay in the L1 cache while all candidates are tried
 
 /// The nearest value of IEEE half precision that is positive and finite; x >= 0.
 inline float to_positive_half(float x) {
@@ -29,7 +29,7 @@ inline float log2_of(float x) {
   const uint32_t shifted = bits_of(x) - kSqrtHalf;
   const float exponent = static_cast<float>(static_cast<std::int32_t>(shifted) >> 23);
   const float mantissa = float_of((shifted & 0x7fffffu) + kSqrtHalf);  // [sqrt(1/2), sqrt(2))
-  const float s = (mantissa - 1.0f) / (mantissa + 1.0f);               // log2 m = 2/ln2 (s + s³/3 + s⁵/5 + …)
+  const float s = (mantissa - 1.0f) / (mantissa + 1.0f);  // log2 m = 2/ln2 (s + s³/3 + s⁵/5 + …)
   const float t = s * s;
   float p = 0.32059889f;
   p = p * t + 0.41219858f;
@@ -43,7 +43,8 @@ inline float power_of(float x, float norm) {
   return exp2_of(norm * log2_of(x > 1e-30f ? x : 1e-30f));
 }
 
-/// Rows' smallest and largest values, widened to include 0; (-1, 1) for rows of zeros, and symmetric if asked.
+/// Rows' smallest and largest values, widened to include 0; (-1, 1) for rows of zeros, and symmetric if
+/// asked.
 void find_ranges(const SearchTask& task, float* low, float* high) {
   for (long r = 0; r < kRows; ++r) low[r] = high[r] = 0.0f;
   for (long c = 0; c < task.columns; ++c) {
@@ -61,9 +62,11 @@ void find_ranges(const SearchTask& task, float* low, float* high) {
   }
 }
 
-/// Scale and zero of ranges shrunk to the fraction p. An asymmetric zero of 0 becomes 1 (checkpoint format v1 stores
-/// zero - 1, and readers disagree about what -1 means), with the scale that keeps the top of the range.
-void make_grid(const SearchTask& task, const float* low, const float* high, float p, float* scale, float* zero) {
+/// Scale and zero of ranges shrunk to the fraction p. An asymmetric zero of 0 becomes 1 (checkpoint format v1
+/// stores zero - 1, and readers disagree about what -1 means), with the scale that keeps the top of the
+/// range.
+void make_grid(const SearchTask& task, const float* low, const float* high, float p, float* scale,
+               float* zero) {
   const float codes = static_cast<float>(task.max_code);
   const float middle = static_cast<float>((task.max_code + 1) / 2);
   for (long r = 0; r < kRows; ++r) {
@@ -82,7 +85,8 @@ struct Grids {
   float *scale, *zero, *inverse, *error;
 };
 
-/// error[candidate] += Σ weight (x/scale - code)², in units of the candidate's scale, over one chunk of columns.
+/// error[candidate] += Σ weight (x/scale - code)², in units of the candidate's scale, over one chunk of
+/// columns.
 void add_square_errors(const float* x, const float* weight, long columns, int max_code, const Grids& grids,
                        long candidate) {
   const Vector round = broadcast(kNearest);
@@ -170,7 +174,8 @@ void search(const SearchTask& task) {
   const Grids grids{task.scratch, task.scratch + size, task.scratch + 2 * size, task.scratch + 3 * size};
   for (long i = 0; i < padded; ++i) {
     const long last = task.candidates - 1;
-    make_grid(task, low, high, task.shrink[i < last ? i : last], grids.scale + i * kRows, grids.zero + i * kRows);
+    make_grid(task, low, high, task.shrink[i < last ? i : last], grids.scale + i * kRows,
+              grids.zero + i * kRows);
   }
   for (long k = 0; k < size; ++k) {
     grids.inverse[k] = 1.0f / grids.scale[k];

@@ -9,41 +9,83 @@ namespace {
 
 #if defined(__AVX512F__)
 using Vector = __m512;
-inline Vector load_vector(const float* p) { return _mm512_loadu_ps(p); }
-inline void store_vector(float* p, Vector x) { _mm512_storeu_ps(p, x); }
-inline Vector broadcast(float x) { return _mm512_set1_ps(x); }
+inline Vector load_vector(const float* p) {
+  return _mm512_loadu_ps(p);
+}
+inline void store_vector(float* p, Vector x) {
+  _mm512_storeu_ps(p, x);
+}
+inline Vector broadcast(float x) {
+  return _mm512_set1_ps(x);
+}
 // (GCC 12 warns of its own uninitialised value in the unmasked forms; the instructions are the same.)
-inline Vector smaller(Vector a, Vector b) { return _mm512_maskz_min_ps(0xffff, a, b); }
-inline Vector larger(Vector a, Vector b) { return _mm512_maskz_max_ps(0xffff, a, b); }
+inline Vector smaller(Vector a, Vector b) {
+  return _mm512_maskz_min_ps(0xffff, a, b);
+}
+inline Vector larger(Vector a, Vector b) {
+  return _mm512_maskz_max_ps(0xffff, a, b);
+}
 /// a*b + c
-inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
+inline Vector multiply_add(Vector a, Vector b, Vector c) {
+  return _mm512_fmadd_ps(a, b, c);
+}
 /// a*b - c
-inline Vector multiply_subtract(Vector a, Vector b, Vector c) { return _mm512_fmsub_ps(a, b, c); }
+inline Vector multiply_subtract(Vector a, Vector b, Vector c) {
+  return _mm512_fmsub_ps(a, b, c);
+}
 #elif defined(__AVX2__)
 using Vector = __m256;
-inline Vector load_vector(const float* p) { return _mm256_loadu_ps(p); }
-inline void store_vector(float* p, Vector x) { _mm256_storeu_ps(p, x); }
-inline Vector broadcast(float x) { return _mm256_set1_ps(x); }
-inline Vector smaller(Vector a, Vector b) { return _mm256_min_ps(a, b); }
-inline Vector larger(Vector a, Vector b) { return _mm256_max_ps(a, b); }
-inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
-inline Vector multiply_subtract(Vector a, Vector b, Vector c) { return _mm256_fmsub_ps(a, b, c); }
+inline Vector load_vector(const float* p) {
+  return _mm256_loadu_ps(p);
+}
+inline void store_vector(float* p, Vector x) {
+  _mm256_storeu_ps(p, x);
+}
+inline Vector broadcast(float x) {
+  return _mm256_set1_ps(x);
+}
+inline Vector smaller(Vector a, Vector b) {
+  return _mm256_min_ps(a, b);
+}
+inline Vector larger(Vector a, Vector b) {
+  return _mm256_max_ps(a, b);
+}
+inline Vector multiply_add(Vector a, Vector b, Vector c) {
+  return _mm256_fmadd_ps(a, b, c);
+}
+inline Vector multiply_subtract(Vector a, Vector b, Vector c) {
+  return _mm256_fmsub_ps(a, b, c);
+}
 #else
 using Vector = __m128;
-inline Vector load_vector(const float* p) { return _mm_loadu_ps(p); }
-inline void store_vector(float* p, Vector x) { _mm_storeu_ps(p, x); }
-inline Vector broadcast(float x) { return _mm_set1_ps(x); }
-inline Vector smaller(Vector a, Vector b) { return _mm_min_ps(a, b); }
-inline Vector larger(Vector a, Vector b) { return _mm_max_ps(a, b); }
-inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm_add_ps(_mm_mul_ps(a, b), c); }
-inline Vector multiply_subtract(Vector a, Vector b, Vector c) { return _mm_sub_ps(_mm_mul_ps(a, b), c); }
+inline Vector load_vector(const float* p) {
+  return _mm_loadu_ps(p);
+}
+inline void store_vector(float* p, Vector x) {
+  _mm_storeu_ps(p, x);
+}
+inline Vector broadcast(float x) {
+  return _mm_set1_ps(x);
+}
+inline Vector smaller(Vector a, Vector b) {
+  return _mm_min_ps(a, b);
+}
+inline Vector larger(Vector a, Vector b) {
+  return _mm_max_ps(a, b);
+}
+inline Vector multiply_add(Vector a, Vector b, Vector c) {
+  return _mm_add_ps(_mm_mul_ps(a, b), c);
+}
+inline Vector multiply_subtract(Vector a, Vector b, Vector c) {
+  return _mm_sub_ps(_mm_mul_ps(a, b), c);
+}
 #endif
 
 constexpr long kLanes = sizeof(Vector) / sizeof(float);
 constexpr long kVectors = 64 / kLanes;  // of one column of a panel
 
-/// x + kNearest holds the whole number nearest to x (ties to even) in its low bits, for |x| < 2^22; beyond that it is
-/// still on the right side of any smaller bound.
+/// x + kNearest holds the whole number nearest to x (ties to even) in its low bits, for |x| < 2^22; beyond
+/// that it is still on the right side of any smaller bound.
 constexpr float kNearest = 12582912.0f;  // 1.5 * 2^23
 
 }  // namespace
