@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034
 # What the shell scripts of tools/ share; sourced by them after `set -euo pipefail`. Sets REPO_DIR and CACHE_DIR.
 
 REPO_DIR="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
@@ -48,9 +49,7 @@ tools_python() { make_venv venv-tools "$REPO_DIR/tools/requirements.txt"; }
 # build_program: configures once, builds what changed.
 build_program() {
   (
-    cd "$REPO_DIR"
-    cmake --preset cpu >&2
-    cmake --build --preset cpu >&2
+    cd "$REPO_DIR" && cmake --preset cpu >&2 && cmake --build --preset cpu >&2
   )
 }
 
