@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/tensor.h"
+#include "kernels/kernels.h"
+
+/// The forward kernels in the most obvious way, in double: the oracle of the kernel suites.
+namespace gptq::reference {
+
+/// A dense row-major matrix of doubles.
+struct Array {
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  std::vector<double> values;
+
+  Array(std::int64_t row_count, std::int64_t col_count)
+      : rows(row_count), cols(col_count), values(static_cast<std::size_t>(row_count * col_count)) {}
+  double& at(std::int64_t r, std::int64_t c) { return values[static_cast<std::size_t>(r * cols + c)]; }
+  double at(std::int64_t r, std::int64_t c) const { return values[static_cast<std::size_t>(r * cols + c)]; }
+};
+
+/// Normal numbers that `dtype` holds exactly; the same for the same seed.
+Array random_array(std::int64_t rows, std::int64_t cols, DType dtype, unsigned seed, double scale = 1.0);
+HostTensor to_tensor(const Array& array, DType dtype);
+Array from_matrix(const Matrix& matrix);
+std::vector<float> to_floats(const Array& array);
+/// max |a - b| / (1 + |b|)
+double largest_difference(const Array& a, const Array& b);
+
+Array linear(const Array& x, const Array& weight, const std::vector<float>& bias);  ///< x·Wᵀ + b
+Array rms_norm(const Array& x, const std::vector<float>& weight, double eps,
+               double offset);  ///< by weight.size()
+Array rotary(const Batch& batch, const Array& x, std::int64_t head_dim, const RotaryTable& table);
+Array attention(const Batch& batch, const AttentionShape& shape, const Array& q, const Array& k,
+                const Array& v);
+Array gated_activation(Activation activation, const Array& gate, const Array& up);
+std::vector<double> cross_entropy(const Array& logits, const std::vector<std::int32_t>& targets);
+
+}  // namespace gptq::reference
