@@ -174,7 +174,6 @@ void PanelSolver::quantize(std::size_t index, const SolveSegment& segment) {
   task.first = segment.first - batch.first;
   task.last = task.first + segment.count;
   task.v = values_.data();
-  task.fresh = task.first;
   task.w = w_.data() + batch.first * kRows;
   task.inverse = plan_.r == nullptr ? nullptr : plan_.triangles[index].inverse.data();
   task.pivot = plan_.r == nullptr ? nullptr : plan_.triangles[index].pivot.data();

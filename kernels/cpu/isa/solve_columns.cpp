@@ -48,44 +48,70 @@ void propagate(float* v, const float* e, const float* inverse, long first, long 
   }
 }
 
-void quantize(const ColumnsTask& task) {
+namespace {
+
+/// Per-row sums over columns of one batch; 128 terms are few enough for single precision.
+struct Sums {
   float loss[kSolveRows] = {};
   float distance[kSolveRows] = {};
-  for (long j = task.first; j < task.last; ++j) {
+};
+
+inline void add_to(float* sum, Vector x) {
+  store_vector(sum, multiply_add(x, x, load_vector(sum)));
+}
+
+void store_codes(const float* whole, unsigned char* codes) {
+  unsigned char local[kSolveRows];  // a copy: `codes` might alias anything
+  for (long r = 0; r < kSolveRows; ++r) local[r] = static_cast<unsigned char>(static_cast<int>(whole[r]));
+  __builtin_memcpy(codes, local, kSolveRows);
+}
+
+/// Columns [first, last), where v already holds the errors of the batch's columns before `first`.
+void quantize_part(const ColumnsTask& task, long first, long last, Sums& sums) {
+  const Vector nearest = broadcast(kNearest);
+  const Vector top = broadcast(static_cast<float>(task.max_code));
+  for (long j = first; j < last; ++j) {
     Vector value[kVectors];
     for (long k = 0; k < kVectors; ++k) value[k] = load_vector(task.v + j * kSolveRows + k * kLanes);
-    if (task.inverse != nullptr)
-      subtract_errors(task.e, task.inverse + j * kSolveBatch, task.fresh, j, value);
-    float v[kSolveRows];
-    for (long k = 0; k < kVectors; ++k) store_vector(v + k * kLanes, value[k]);
+    if (task.inverse != nullptr) subtract_errors(task.e, task.inverse + j * kSolveBatch, first, j, value);
 
-    const float* scale = task.scale + static_cast<long>(task.group[j]) * kSolveRows;
-    const float* zero = task.zero + static_cast<long>(task.group[j]) * kSolveRows;
-    const float pivot = task.pivot == nullptr ? 0.0f : task.pivot[j];
-    const float* w = task.w + j * kSolveRows;
-    float* e = task.e + j * kSolveRows;
-    float* difference = task.difference + j * kSolveRows;
-    unsigned char* codes = task.codes + j * kSolveRows;
-    for (long r = 0; r < kSolveRows; ++r) {
+    const long group = static_cast<long>(task.group[j]) * kSolveRows;
+    const Vector pivot = broadcast(task.pivot == nullptr ? 0.0f : task.pivot[j]);
+    float whole[kSolveRows];
+    for (long k = 0; k < kVectors; ++k) {
+      const long lane = k * kLanes;
+      const Vector scale = load_vector(task.scale + group + lane);
+      const Vector zero = load_vector(task.zero + group + lane);
       // Rounded the same way as in the search (solve_search.cpp).
-      const float low = kNearest - zero[r];
-      const float high = kNearest + (static_cast<float>(task.max_code) - zero[r]);
-      float rounded = v[r] * (1.0f / scale[r]) + kNearest;
-      rounded = rounded > low ? rounded : low;
-      rounded = rounded < high ? rounded : high;
-      const float steps = rounded - kNearest;
-      const float q = steps * scale[r];
-      const float error = (v[r] - q) * pivot;
-      e[r] = error;
-      difference[r] = w[r] - q;
-      codes[r] = static_cast<unsigned char>(static_cast<int>(steps + zero[r]));
-      loss[r] += error * error;
-      distance[r] += difference[r] * difference[r];
+      const Vector low = nearest - zero;
+      Vector rounded = multiply_add(value[k], broadcast(1.0f) / scale, nearest);
+      rounded = smaller(larger(rounded, low), low + top);
+      const Vector q = (rounded - nearest) * scale;
+      const Vector error = (value[k] - q) * pivot;
+      const Vector difference = load_vector(task.w + j * kSolveRows + lane) - q;
+      store_vector(task.e + j * kSolveRows + lane, error);
+      store_vector(task.difference + j * kSolveRows + lane, difference);
+      store_vector(whole + lane, rounded - low);
+      add_to(sums.loss + lane, error);
+      add_to(sums.distance + lane, difference);
     }
+    store_codes(whole, task.codes + j * kSolveRows);
+  }
+}
+
+}  // namespace
+
+void quantize(const ColumnsTask& task) {
+  constexpr long kPart = 16;  // errors reach later columns four at a time, except within so many columns
+  Sums sums;
+  for (long first = task.first; first < task.last; first += kPart) {
+    const long last = first + kPart < task.last ? first + kPart : task.last;
+    if (task.inverse != nullptr) propagate(task.v, task.e, task.inverse, first, last, task.first, first);
+    quantize_part(task, first, last, sums);
   }
   for (long r = 0; r < kSolveRows; ++r) {
-    task.loss[r] += loss[r];
-    task.distance[r] += distance[r];
+    task.loss[r] += sums.loss[r];
+    task.distance[r] += sums.distance[r];
   }
 }
 

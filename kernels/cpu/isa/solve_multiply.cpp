@@ -40,32 +40,38 @@ void multiply(const float* x, const float* packed, long k, long tiles, bool tria
 
 void pack(const float* r, long stride, long k, long columns, float* packed) {
   constexpr long kLine = 4 * kTile;  // a cache line of r feeds four tiles
-  const long tiles = (columns + kTile - 1) / kTile;
   for (long first = 0; first < columns; first += kLine) {
+    const long whole = columns - first < kLine ? (columns - first) / kTile : kLine / kTile;
+    const long rest = columns - first < kLine ? (columns - first) % kTile : 0;
     for (long row = 0; row < k; ++row) {
       const float* source = r + row * stride + first;
-      for (long t = first / kTile; t < tiles && t < (first + kLine) / kTile; ++t, source += kTile) {
-        float* target = packed + (t * k + row) * kTile;
-        for (long j = 0; j < kTile; ++j) target[j] = t * kTile + j < columns ? source[j] : 0.0f;
-      }
+      float* target = packed + (first / kTile * k + row) * kTile;
+      for (long t = 0; t < whole; ++t, source += kTile, target += k * kTile)
+        _mm_storeu_ps(target, _mm_loadu_ps(source));
+      for (long j = 0; rest > 0 && j < kTile; ++j) target[j] = j < rest ? source[j] : 0.0f;
     }
   }
 }
 
 void invert(const float* r, long stride, long n, double* work, float* inverse) {
+  constexpr long kWidth = 8;  // rows of `work` are cut at multiples of it: whole vectors
   for (long i = n - 1; i >= 0; --i) {
-    double* row = work + i * n;
-    for (long j = 0; j < n; ++j) row[j] = i == j ? 1.0 : 0.0;
+    double row[kSolveBatch] = {};
+    row[i] = 1.0;
     for (long k = i + 1; k < n; ++k) {
       const double factor = r[i * stride + k];
-      const double* below = work + k * n;
-      for (long j = k; j < n; ++j) row[j] -= factor * below[j];
+      const double* below = work + k * kSolveBatch;  // 0 before k
+      for (long j = k / kWidth * kWidth; j < kSolveBatch; j += kWidth)
+        for (long lane = 0; lane < kWidth; ++lane) row[j + lane] -= factor * below[j + lane];
     }
     const double scale = 1.0 / r[i * stride + i];
-    for (long j = i; j < n; ++j) row[j] *= scale;
+    for (long j = 0; j < kSolveBatch; ++j) work[i * kSolveBatch + j] = row[j] * scale;
   }
-  for (long j = 0; j < n; ++j)
-    for (long i = 0; i < n; ++i) inverse[j * kSolveBatch + i] = static_cast<float>(work[i * n + j]);
+  constexpr long kTileRows = 16;  // of the transposition: their lines stay in the cache
+  for (long first = 0; first < n; first += kTileRows)
+    for (long j = 0; j < n; ++j)
+      for (long i = first; i < n && i < first + kTileRows; ++i)
+        inverse[j * kSolveBatch + i] = static_cast<float>(work[i * kSolveBatch + j]);
 }
 
 void add_squares(const float* x, long columns, double* sums) {

@@ -22,13 +22,10 @@ struct SearchTask {
   float* zero;          ///< out (64): whole numbers
 };
 
-/// Columns [first, last) of one column batch, whose values v already hold the errors of all columns before
-/// the batch.
+/// Columns [first, last) of one column batch. v holds the errors of all columns before `first`.
 struct ColumnsTask {
   long first, last;
-  const float*
-      v;       ///< (batch, 64): up to date before the batch's first column, and, from `fresh` on, see below
-  long fresh;  ///< errors of batch columns before this one are in v already
+  float* v;              ///< in/out (batch, 64): weights, brought up to date as columns are quantized
   const float* w;        ///< (batch, 64): original weights
   const float* inverse;  ///< (batch, 128): transposed inverse U of the batch's triangle, U_ij at [j*128 + i];
                          ///< null: RTN
@@ -52,7 +49,7 @@ struct SolveTable {
   /// Packs rows [0, k) and columns [0, columns) of r (stride floats a row) into (ceil(columns/4), k, 4),
   /// zero-padded.
   void (*pack)(const float* r, long stride, long k, long columns, float* packed);
-  /// inverse (n, 128) floats: transposed inverse of the upper triangular r; work: n*n doubles; n <= 128.
+  /// inverse (n, 128) floats: transposed inverse of the upper triangular r; work: 128*128 doubles; n <= 128.
   void (*invert)(const float* r, long stride, long n, double* work, float* inverse);
   void (*search)(const SearchTask& task);
   /// v[column] -= errors of batch columns [from, to), for columns [first, last).
