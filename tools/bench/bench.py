@@ -134,10 +134,10 @@ class Bench:
             result = self.quantize(case)
         if not self.model_of(case).is_dir():
             raise CommandFailed(f"{case.name} has no output yet: run it without --eval-only")
-        result.update(self.evaluate(case))
         result["weight_bytes"] = sum(file.stat().st_size for file in self.model_of(case).glob("*.safetensors"))
         result.update(name=case.name, label=case.label, group_size=case.group_size)
-        write_json(path, result)
+        write_json(path, result)  # a failed evaluation must not lose the measurement
+        write_json(path, {**result, **self.evaluate(case)})
 
     def stored_results(self):
         paths = [self.folder / "results" / f"{case.name}.json" for case in CASES]

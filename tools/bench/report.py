@@ -8,8 +8,8 @@ def machine_line(machine):
 
 def cells(result):
     group = str(result["group_size"] or "")
-    row = [result["label"], group, f"{result['weight_bytes'] / 1e6:.0f} MB", f"{result['perplexity_a']:.2f}",
-           f"{result['perplexity_b']:.2f}"]
+    row = [result["label"], group, f"{result['weight_bytes'] / 1e6:.0f} MB",
+           *(f"{result[key]:.2f}" if key in result else "" for key in ("perplexity_a", "perplexity_b"))]
     if "seconds" not in result:
         return [*row, "", "", ""]
     return [*row, f"{result['seconds']:.1f} s", f"{result['parts'].get('quantize_seconds', float('nan')):.1f} s",
@@ -22,7 +22,7 @@ def comparison(results):
     ours = {result["group_size"]: result for result in results if result["name"] in ("ours-g128", "ours-g64")}
     for peer in results:
         mine = ours.get(peer["group_size"])
-        if mine and not peer["name"].startswith("ours") and "seconds" in peer:
+        if mine and not peer["name"].startswith("ours") and "perplexity_a" in peer and "perplexity_a" in mine:
             lines.append(
                 f"- beside {peer['label']} (group {peer['group_size']}): {peer['seconds'] / mine['seconds']:.1f} times as "
                 f"fast, {mine['peak_pss_bytes'] / peer['peak_pss_bytes']:.2f} of its memory, perplexity "
@@ -43,8 +43,8 @@ def markdown(document):
         "Time runs from the start of the process to the saved model; memory is the sampled peak of the proportional set",
         "size, summed over all processes. Quantization alone is what each system says of itself. Perplexity of all rows",
         "is measured by `gptq-hpc eval` over the same windows of text held out from calibration.", "",
-        *comparison(results)]
+        *comparison(results), ""]
     loaded = [result["label"] for result in results if result.get("load_before", 0) > 0.5 * document["machine"]["cores"]]
     if loaded:
-        lines += ["", f"**Not quiet**: other work ran on this machine when these were measured: {', '.join(loaded)}."]
+        lines += [f"**Not quiet**: other work ran on this machine when these were measured: {', '.join(loaded)}."]
     return "\n".join(lines).rstrip() + "\n"
