@@ -1,0 +1,179 @@
+#include "model/model_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "model/architectures.h"
+#include "support/temp_directory.h"
+
+namespace gptq {
+namespace {
+
+using nlohmann::json;
+using testing::AllOf;
+using testing::HasSubstr;
+
+json smallest() {
+  return {{"model_type", "llama"},  {"hidden_size", 64},        {"intermediate_size", 128},
+          {"num_hidden_layers", 3}, {"num_attention_heads", 4}, {"vocab_size", 100}};
+}
+
+ModelConfig read_text(const std::string& text) {
+  const test::TempDirectory directory;
+  std::ofstream(directory / "config.json") << text;
+  return read_model_config(directory.path());
+}
+ModelConfig read(const json& config) {
+  return read_text(config.dump());
+}
+ModelConfig read_with(const json& changes) {
+  json config = smallest();
+  config.merge_patch(changes);
+  return read(config);
+}
+
+std::string complaint(const std::string& text) {
+  try {
+    read_text(text);
+  } catch (const InputError& error) {
+    return error.what();
+  }
+  return "no error";
+}
+std::string complaint_with(const json& changes) {
+  json config = smallest();
+  config.update(changes);
+  return complaint(config.dump());
+}
+
+TEST(ModelConfig, FillsInWhatIsNotGiven) {
+  const ModelConfig config = read(smallest());
+  EXPECT_EQ(config.num_key_value_heads, 4);
+  EXPECT_EQ(config.head_dim, 16);
+  EXPECT_EQ(config.rope.type, "default");
+  EXPECT_FLOAT_EQ(config.rope.theta, 10000);
+  EXPECT_EQ(config.activation, Activation::silu);
+  EXPECT_FALSE(config.tie_word_embeddings);
+  EXPECT_FALSE(config.quantized.present);
+  EXPECT_EQ(config.sliding_window, 0);
+}
+
+TEST(ModelConfig, NullCountsAsNotGiven) {
+  json config = smallest();
+  for (const char* key :
+       {"head_dim", "num_key_value_heads", "rope_scaling", "sliding_window", "torch_dtype"}) {
+    config[key] = nullptr;
+  }
+  EXPECT_EQ(read(config).head_dim, 16);
+  config["model_type"] = "mistral";
+  EXPECT_EQ(read(config).sliding_window, 0);
+}
+
+TEST(ModelConfig, BothSpellingsOfRopeMeanTheSame) {
+  const json scaling = {{"factor", 8.0},
+                        {"low_freq_factor", 1.0},
+                        {"high_freq_factor", 4.0},
+                        {"original_max_position_embeddings", 8192}};
+  json old_style = scaling, new_style = scaling;
+  old_style["rope_type"] = new_style["rope_type"] = "llama3";
+  new_style["rope_theta"] = 500000.0;
+  const ModelConfig a =
+      read_with({{"rope_theta", 500000.0}, {"rope_scaling", old_style}, {"torch_dtype", "float16"}});
+  const ModelConfig b = read_with({{"rope_parameters", new_style}, {"dtype", "float16"}});
+  EXPECT_EQ(make_rotary_table(a, 100).cos, make_rotary_table(b, 100).cos);
+  EXPECT_FLOAT_EQ(b.rope.theta, 500000);
+  EXPECT_EQ(b.rope.type, "llama3");
+  EXPECT_EQ(a.dtype, DType::f16);
+  EXPECT_EQ(b.dtype, DType::f16);
+  EXPECT_EQ(read_with({{"rope_scaling", {{"type", "linear"}, {"factor", 2}}}}).rope.type, "linear");
+}
+
+TEST(ModelConfig, Windows) {
+  EXPECT_EQ(read_with({{"model_type", "llama"}, {"sliding_window", 8}}).sliding_window, 0);
+  EXPECT_EQ(read_with({{"model_type", "mistral"}, {"sliding_window", 8}}).sliding_window, 8);
+  const json qwen = {{"model_type", "qwen2"}, {"sliding_window", 8}, {"max_window_layers", 2}};
+  EXPECT_EQ(read_with(qwen).sliding_window, 0);  // use_sliding_window is off
+  json used = qwen;
+  used["use_sliding_window"] = true;
+  EXPECT_EQ(read_with(used).layer_is_sliding, (std::vector<std::uint8_t>{0, 0, 1}));
+  used["layer_types"] = {"sliding_attention", "full_attention", "full_attention"};
+  EXPECT_EQ(read_with(used).layer_is_sliding, (std::vector<std::uint8_t>{1, 0, 0}));
+}
+
+TEST(ModelConfig, BiasesByFamily) {
+  const auto has_bias = [](const json& changes) {
+    const ModelConfig config = read_with(changes);
+    std::vector<bool> result;
+    for (const StageGroup& group : stage_groups(find_architecture(config.model_type), config)) {
+      result.push_back(group.layers[0].bias);
+    }
+    return result;
+  };
+  EXPECT_EQ(has_bias({{"model_type", "qwen2"}}), (std::vector<bool>{true, false, false, false}));
+  EXPECT_EQ(has_bias({{"attention_bias", true}}), (std::vector<bool>{true, true, false, false}));
+  EXPECT_EQ(has_bias({{"mlp_bias", true}}), (std::vector<bool>{false, false, true, true}));
+}
+
+TEST(ModelConfig, QuantizedModels) {
+  const ModelConfig::Quantized q =
+      read_with(
+          {{"quantization_config",
+            {{"quant_method", "gptq"}, {"bits", 3}, {"group_size", -1}, {"checkpoint_format", "gptq_v2"}}}})
+          .quantized;
+  EXPECT_TRUE(q.present);
+  EXPECT_EQ(q.bits, 3);
+  EXPECT_EQ(q.group_size, -1);
+  EXPECT_TRUE(q.v2);
+  EXPECT_THAT(complaint_with({{"quantization_config", {{"quant_method", "awq"}}}}),
+              AllOf(HasSubstr("quantization_config.quant_method"), HasSubstr("gptq"), HasSubstr("awq")));
+}
+
+TEST(ModelConfig, ComplaintsNameFileKeyAndExpectation) {
+  EXPECT_THAT(complaint("{broken"), AllOf(HasSubstr("config.json"), HasSubstr("not valid JSON")));
+  EXPECT_THAT(complaint("[1]"), AllOf(HasSubstr("config.json"), HasSubstr("object")));
+  EXPECT_THAT(complaint_with({{"model_type", "gpt2"}}),
+              AllOf(HasSubstr("gpt2"), HasSubstr("llama, mistral, qwen2, qwen3")));
+  EXPECT_THAT(complaint_with({{"hidden_size", nullptr}}),
+              AllOf(HasSubstr("hidden_size"), HasSubstr("required")));
+  EXPECT_THAT(complaint_with({{"hidden_size", "64"}}), AllOf(HasSubstr("hidden_size"), HasSubstr("integer")));
+  EXPECT_THAT(complaint_with({{"num_hidden_layers", -1}}),
+              HasSubstr("num_hidden_layers must be an integer >= 1"));
+  EXPECT_THAT(complaint_with({{"num_key_value_heads", 3}}), HasSubstr("must divide num_attention_heads"));
+  EXPECT_THAT(complaint_with({{"hidden_act", "mish"}}), AllOf(HasSubstr("hidden_act"), HasSubstr("mish")));
+  EXPECT_THAT(complaint_with({{"torch_dtype", "int8"}}), HasSubstr("torch_dtype"));
+  EXPECT_THAT(complaint_with({{"rms_norm_eps", 0}}), HasSubstr("rms_norm_eps must be > 0"));
+  EXPECT_THAT(complaint_with({{"rope_scaling", {{"rope_type", "longrope"}, {"factor", 2}}}}),
+              AllOf(HasSubstr("rope_scaling.rope_type"), HasSubstr("longrope")));
+  EXPECT_THAT(complaint_with({{"rope_scaling", {{"rope_type", "linear"}}}}),
+              HasSubstr("rope_scaling.factor"));
+  const test::TempDirectory empty;
+  EXPECT_THROW(read_model_config(empty.path()), InputError);
+}
+
+TEST(RotaryTable, AnglesAreThePositionTimesTheFrequency) {
+  const RotaryTable table = make_rotary_table(read(smallest()), 5);
+  EXPECT_EQ(table.positions, 5);
+  EXPECT_EQ(table.rotary_dim, 16);
+  for (int p = 0; p < 5; ++p) {
+    for (int i = 0; i < 8; ++i) {
+      const double angle = p * std::pow(10000.0, -2.0 * i / 16);
+      EXPECT_NEAR(table.cos[static_cast<std::size_t>(p * 8 + i)], std::cos(angle), 1e-6);
+      EXPECT_NEAR(table.sin[static_cast<std::size_t>(p * 8 + i)], std::sin(angle), 1e-6);
+    }
+  }
+}
+
+TEST(RotaryTable, DynamicScalingIsRefusedBeyondTheTrainedLength) {
+  const ModelConfig config = read_with(
+      {{"max_position_embeddings", 16}, {"rope_scaling", {{"rope_type", "dynamic"}, {"factor", 2.0}}}});
+  EXPECT_EQ(make_rotary_table(config, 16).cos, make_rotary_table(read(smallest()), 16).cos);
+  EXPECT_THROW(make_rotary_table(config, 17), InputError);
+}
+
+}  // namespace
+}  // namespace gptq
