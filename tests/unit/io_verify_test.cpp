@@ -1,4 +1,5 @@
 #include <fstream>
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
