@@ -9,7 +9,7 @@ namespace gptq {
 namespace {
 
 /// Purposes of the backend's scratch memory, shared by all blocks.
-enum Slot : int { kQuery, kKey, kValue, kUp, kInput, kNextInput };
+enum Slot : int { kQuery, kKey, kValue, kGate, kUp, kInput, kNextInput };
 
 std::vector<float> floats_of(const HostTensor& tensor) {
   const HostTensor converted = convert(tensor, DType::f32);
@@ -107,11 +107,13 @@ struct DecoderBlock::State {
     kernels.attention(batch, attention, q, k, v, x_next);
   }
 
+  /// x is read to the end before x_next is written: the caller may give both the same memory.
   void gate(const Batch& batch, const Matrix& x, const Matrix& x_next) {
+    const Matrix gated = scratch(kGate, x.rows, config.intermediate_size);
     const Matrix up = scratch(kUp, x.rows, config.intermediate_size);
-    apply(names.gate, batch, x, x_next, false);
+    apply(names.gate, batch, x, gated, false);
     apply(names.up, batch, x, up, false);
-    kernels.gated_activation(config.activation, x_next, up, x_next);
+    kernels.gated_activation(config.activation, gated, up, x_next);
   }
 };
 
