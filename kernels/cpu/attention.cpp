@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <vector>
 
 #include "base/error.h"
@@ -18,7 +17,9 @@
 namespace gptq {
 namespace {
 
-constexpr std::int64_t kTile = 128;
+constexpr std::int64_t kTile = ScoreTile::kWeightColumns;
+constexpr std::int64_t kSpanTiles =
+    2;  // key tiles per step of the softmax: its cost is by row as much as by score
 constexpr std::int64_t kMostStackedHeads = 4;
 
 std::int64_t tiles_of(std::int64_t length) {
@@ -58,60 +59,67 @@ void copy_head(const Matrix& x, std::int64_t first_row, std::int64_t count, std:
   std::memset(tile + heads.bytes(count), 0, heads.bytes(kTile - count));
 }
 
-/// Keys and values of a batch, cut into tiles the products can use.
+/// Keys and values of a batch, cut into tiles that the products can use. The tiles of one sample and head
+/// follow each other, so that a product may take the keys of several.
 class KeyValueTiles {
  public:
   KeyValueTiles(const Batch& batch, const Heads& heads, const Matrix& k, const Matrix& v, int threads)
-      : heads_(heads),
-        key_bytes_(heads.bytes(kTile)),
-        value_bytes_(PackedMatrix::bytes(kTile, heads.dim, heads.dtype)) {
-    value_bytes_ = (value_bytes_ + 63) / 64 * 64;
-    struct Source {
-      std::int64_t row, count;
-    };
+      : heads_(heads), key_bytes_(heads.bytes(kTile)) {
     std::vector<Source> sources;
     for (std::int64_t s = 0; s < batch.samples(); ++s) {
       first_.push_back(static_cast<std::int64_t>(sources.size()));
-      const std::int64_t end = batch.offsets[s + 1];
-      for (std::int64_t row = batch.offsets[s]; row < end; row += kTile) {
-        sources.push_back({row, std::min(kTile, end - row)});
+      for (std::int64_t head = 0; head < heads.kv_heads; ++head) {
+        for (std::int64_t row = batch.offsets[s]; row < batch.offsets[s + 1]; row += kTile) {
+          sources.push_back({row, std::min(kTile, batch.offsets[s + 1] - row), head});
+        }
       }
+      tiles_.push_back(tiles_of(batch.offsets[s + 1] - batch.offsets[s]));
     }
-    const auto count = static_cast<std::int64_t>(sources.size()) * heads.kv_heads;
-    // Of the calling thread, but read and written by all until this call of attention ends.
-    keys_ = scratch<std::byte>(Scratch::shared_keys, count * static_cast<std::int64_t>(key_bytes_));
-    std::byte* const values =
-        scratch<std::byte>(Scratch::shared_values, count * static_cast<std::int64_t>(value_bytes_));
-    for (std::int64_t i = 0; i < count; ++i) {
-      values_.emplace_back(kTile, heads.dim, heads.dtype,
-                           values + static_cast<std::size_t>(i) * value_bytes_);
-    }
-    parallel_for(threads, count, [&](std::int64_t i) {
-      const Source& source = sources[static_cast<std::size_t>(i / heads.kv_heads)];
-      const std::int64_t head = i % heads.kv_heads;
-      copy_head(k, source.row, source.count, head, heads, keys_ + static_cast<std::size_t>(i) * key_bytes_);
+    allocate(static_cast<std::int64_t>(sources.size()));
+    parallel_for(threads, static_cast<std::int64_t>(sources.size()), [&](std::int64_t i) {
+      const Source& source = sources[static_cast<std::size_t>(i)];
+      copy_head(k, source.row, source.count, source.head, heads,
+                keys_ + static_cast<std::size_t>(i) * key_bytes_);
       auto* const dense = scratch<std::byte>(Scratch::tile_in, static_cast<std::int64_t>(key_bytes_));
-      copy_head(v, source.row, source.count, head, heads, dense);
+      copy_head(v, source.row, source.count, source.head, heads, dense);
       values_[static_cast<std::size_t>(i)].fill(dense, false);
     });
   }
 
+  /// (kTile, head_dim), and the following tiles' after it.
   const void* keys(std::int64_t sample, std::int64_t tile, std::int64_t kv_head) const {
-    return keys_ + static_cast<std::size_t>(index(sample, tile, kv_head)) * key_bytes_;
+    return keys_ + index(sample, tile, kv_head) * key_bytes_;
   }
   const PackedMatrix& values(std::int64_t sample, std::int64_t tile, std::int64_t kv_head) const {
-    return values_[static_cast<std::size_t>(index(sample, tile, kv_head))];
+    return values_[index(sample, tile, kv_head)];
   }
 
  private:
-  std::int64_t index(std::int64_t sample, std::int64_t tile, std::int64_t kv_head) const {
-    return (first_[static_cast<std::size_t>(sample)] + tile) * heads_.kv_heads + kv_head;
+  struct Source {
+    std::int64_t row, count, head;
+  };
+
+  /// Memory of the calling thread's scratch, used by all threads until this call of attention ends.
+  void allocate(std::int64_t count) {
+    const std::size_t aligned = (PackedMatrix::bytes(kTile, heads_.dim, heads_.dtype) + 63) / 64 * 64;
+    keys_ = scratch<std::byte>(Scratch::shared_keys, count * static_cast<std::int64_t>(key_bytes_));
+    std::byte* values =
+        scratch<std::byte>(Scratch::shared_values, count * static_cast<std::int64_t>(aligned));
+    values_.reserve(static_cast<std::size_t>(count));
+    for (std::int64_t i = 0; i < count; ++i, values += aligned) {
+      values_.emplace_back(kTile, heads_.dim, heads_.dtype, values);
+    }
+  }
+
+  std::size_t index(std::int64_t sample, std::int64_t tile, std::int64_t kv_head) const {
+    const auto s = static_cast<std::size_t>(sample);
+    return static_cast<std::size_t>(first_[s] + kv_head * tiles_[s] + tile);
   }
 
   Heads heads_;
   std::size_t key_bytes_;
-  std::size_t value_bytes_;
   std::vector<std::int64_t> first_;  // per sample: its first tile
+  std::vector<std::int64_t> tiles_;  // per sample: tiles of each head
   std::byte* keys_ = nullptr;
   std::vector<PackedMatrix> values_;
 };
@@ -132,7 +140,7 @@ class QueryTile {
     maximum_ = scratch<float>(Scratch::running, 2 * rows_);
     sum_ = maximum_ + rows_;
     std::fill_n(output_, rows_ * heads.dim, 0.0f);
-    std::fill_n(maximum_, rows_, -std::numeric_limits<float>::infinity());
+    std::fill_n(maximum_, rows_, kLowestScore);
     std::fill_n(sum_, rows_, 0.0f);
   }
 
@@ -149,9 +157,8 @@ class QueryTile {
     const std::int64_t first_key =
         shape_.window > 0 ? std::max<std::int64_t>(0, first_query - shape_.window + 1) : 0;
     const std::int64_t kv_head = heads_.kv_head(task_.stack);
-    for (std::int64_t tile = first_key / kTile; tile <= task_.tile; ++tile) {
-      add_keys(tile * kTile, tiles.keys(task_.sample, tile, kv_head),
-               tiles.values(task_.sample, tile, kv_head));
+    for (std::int64_t tile = first_key / kTile; tile <= task_.tile; tile += kSpanTiles) {
+      add_keys(tiles, tile, std::min(kSpanTiles, task_.tile + 1 - tile), kv_head);
     }
   }
 
@@ -172,10 +179,12 @@ class QueryTile {
   }
 
  private:
-  void add_keys(std::int64_t first_key, const void* keys, const PackedMatrix& values) {
-    float* const scores = scratch<float>(Scratch::scores, rows_ * kTile);
+  /// The keys and values of `count` tiles.
+  void add_keys(const KeyValueTiles& tiles, std::int64_t first, std::int64_t count, std::int64_t kv_head) {
+    const std::int64_t keys = count * kTile;
+    float* const scores = scratch<float>(Scratch::scores, rows_ * keys);
     const GemmShape product{.m = rows_,
-                            .n = kTile,
+                            .n = keys,
                             .k = heads_.dim,
                             .in = heads_.dtype,
                             .out = DType::f32,
@@ -183,23 +192,32 @@ class QueryTile {
                             .transpose_b = true,
                             .lda = heads_.dim,
                             .ldb = heads_.dim,
-                            .ldc = kTile,
+                            .ldc = keys,
                             .accumulate = false};
-    gemm(product, queries_, keys, scores);
-    ScoreTile tile{scores,    heads_.stack,  kTile,       kTile, task_.tile * kTile,
+    gemm(product, queries_, tiles.keys(task_.sample, first, kv_head), scores);
+    auto* const weights =
+        scratch<std::byte>(Scratch::weights, rows_ * keys * static_cast<std::int64_t>(size_of(heads_.dtype)));
+    soften(scores, keys, first * kTile, weights);
+    const std::size_t pitch = static_cast<std::size_t>(rows_ * kTile) * size_of(heads_.dtype);
+    for (std::int64_t t = 0; t < count; ++t) {
+      packed_product(rows_, weights + static_cast<std::size_t>(t) * pitch,
+                     tiles.values(task_.sample, first + t, kv_head), {}, output_, DType::f32, true);
+    }
+  }
+
+  void soften(float* scores, std::int64_t keys, std::int64_t first_key, void* weights) {
+    ScoreTile tile{scores,    heads_.stack,  kTile,       keys, task_.tile * kTile,
                    first_key, shape_.window, shape_.scale};
     if (shape_.logit_softcap > 0) {
-      softmax_table().soft_cap(scores, shape_.scale, shape_.logit_softcap, rows_ * kTile);
+      softmax_table().soft_cap(scores, shape_.scale, shape_.logit_softcap, rows_ * keys);
       tile.scale = 1;
     }
-    void* const weights = scratch<float>(Scratch::weights, rows_ * kTile);
     if (heads_.dtype == DType::f32) {
       softmax_table().step_f32(tile, maximum_, sum_, output_, heads_.dim, static_cast<float*>(weights));
     } else {
       softmax_table().step_bf16(tile, maximum_, sum_, output_, heads_.dim,
                                 static_cast<std::uint16_t*>(weights));
     }
-    packed_product(rows_, weights, values, {}, output_, DType::f32, true);
   }
 
   const AttentionShape& shape_;

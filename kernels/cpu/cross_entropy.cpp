@@ -1,5 +1,4 @@
 #include <cmath>
-#include <limits>
 
 #include "base/error.h"
 #include "kernels/cpu/cpu_kernels.h"
@@ -14,7 +13,7 @@ namespace {
 constexpr std::int64_t kTileRows = 128;
 
 struct RowState {
-  float maximum = -std::numeric_limits<float>::infinity();
+  float maximum = kLowestScore;
   double sum = 0;
   double target_logit = 0;
 };

@@ -16,14 +16,24 @@ inline float largest(const float* x, index n, float start) {
   return top;
 }
 
+inline float power(float x, const float*) {
+  return exp2_of(x);
+}
+inline float power(float x, const uint16_t*) {
+  return coarse_exp2_of(x);
+}
+
+/// Columns are handled in pieces of so many: no loop has a remainder.
+constexpr index kPiece = 32;
+
 template <typename T>
-inline float weigh(const float* scores, float maximum, float factor, index n, T* weights) {
+inline float weigh(const float* scores, float maximum, float factor, index pieces, T* weights) {
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (index i = 0; i < n; ++i) {
-    const float weight = exp2_of((scores[i] - maximum) * factor);
+  for (index i = 0; i < pieces * kPiece; ++i) {
+    const float weight = power((scores[i] - maximum) * factor, weights);
     sum += weight;
-    store(weights + i, weight);
+    store_number(weights + i, weight);
   }
   return sum;
 }
@@ -33,35 +43,86 @@ inline void clear(T* x, index n) {
   for (index i = 0; i < n; ++i) x[i] = 0;
 }
 
+/// Masks what lies outside [first, last) within the piece that starts at column `start`.
+inline void mask_piece(float* scores, index start, index first, index last) {
+#pragma omp simd
+  for (int i = 0; i < static_cast<int>(kPiece); ++i) {
+    const bool seen = i >= static_cast<int>(first - start) && i < static_cast<int>(last - start);
+    scores[start + i] = seen ? scores[start + i] : kLowestScore;
+  }
+}
+
+/// Where a row's weights lie.
 template <typename T>
-inline void softmax_row(const float* scores, index first, index last, index keys, float factor,
-                        float* maximum, float* sum, float* output, index head_dim, T* weights) {
-  if (last <= first) return clear(weights, keys);
-  clear(weights, first);
-  clear(weights + last, keys - last);
-  const float top = largest(scores + first, last - first, *maximum);
-  const float part = weigh(scores + first, top, factor, last - first, weights + first);
-  if (top != *maximum) {
+struct WeightRow {
+  T* start;
+  index pitch;  // elements between two matrices of weights
+
+  T* at(index column) const {
+    return start + column / ScoreTile::kWeightColumns * pitch + column % ScoreTile::kWeightColumns;
+  }
+};
+
+/// Calls body(column, count) for the runs of columns in [first, last) that lie in one matrix of weights.
+template <typename Body>
+inline void each_run(index first, index last, const Body& body) {
+  constexpr index kRun = ScoreTile::kWeightColumns;
+  while (first < last) {
+    const index whole = first / kRun * kRun + kRun;
+    const index end = whole < last ? whole : last;
+    body(first, end - first);
+    first = end;
+  }
+}
+
+struct RowState {
+  float* maximum;
+  float* sum;
+  float* output;
+  index head_dim;
+
+  void rise_to(float top, float factor) const {
+    if (top == *maximum) return;
     const float shrink = exp2_of((*maximum - top) * factor);
 #pragma omp simd
     for (index i = 0; i < head_dim; ++i) output[i] *= shrink;
     *sum *= shrink;
     *maximum = top;
   }
-  *sum += part;
+};
+
+template <typename T>
+inline void softmax_row(float* scores, index first, index last, index keys, float factor,
+                        const RowState& state, const WeightRow<T>& weights) {
+  const auto clear_run = [&](index column, index count) { clear(weights.at(column), count); };
+  if (last <= first) return each_run(0, keys, clear_run);
+  const index begin = first / kPiece * kPiece;
+  const index end = (last + kPiece - 1) / kPiece * kPiece;
+  each_run(0, begin, clear_run);
+  each_run(end, keys, clear_run);
+  if (begin < first) mask_piece(scores, begin, first, last);
+  if (last < end) mask_piece(scores, end - kPiece, first, last);
+
+  const float top = largest(scores + begin, (end - begin) / kPiece * kPiece, *state.maximum);
+  state.rise_to(top, factor);
+  each_run(begin, end, [&](index column, index count) {
+    *state.sum += weigh(scores + column, top, factor, count / kPiece, weights.at(column));
+  });
 }
 
 template <typename T>
 void step(const ScoreTile& tile, float* maximum, float* sum, float* output, index head_dim, T* weights) {
   const float factor = tile.scale * kLog2E;
-  for (index row = 0; row < tile.heads * tile.queries; ++row) {
+  const index rows = tile.heads * tile.queries;
+  for (index row = 0; row < rows; ++row) {
     const index position = tile.first_query + row % tile.queries;
     const index end = position + 1 - tile.first_key;
     const index begin = tile.window > 0 ? end - tile.window : 0;
     const index last = end < 0 ? 0 : end < tile.keys ? end : tile.keys;
     const index first = begin < 0 ? 0 : begin < tile.keys ? begin : tile.keys;
-    softmax_row(tile.scores + row * tile.keys, first, last, tile.keys, factor, maximum + row, sum + row,
-                output + row * head_dim, head_dim, weights + row * tile.keys);
+    const WeightRow<T> own = {weights + row * ScoreTile::kWeightColumns, rows * ScoreTile::kWeightColumns};
+    softmax_row(tile.scores + row * tile.keys, first, last, tile.keys, factor,
+                RowState{maximum + row, sum + row, output + row * head_dim, head_dim}, own);
   }
 }
 

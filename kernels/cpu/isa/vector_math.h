@@ -36,14 +36,34 @@ inline void store(uint16_t* p, float value) {
   *p = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded);
 }
 
-/// 2^x to 2 units in the last place for x in [-126, 127]; below that 2^-126, above 2^127; NaN stays NaN.
+/// The same for numbers of which it is known that they are none of the odd NaNs that rounding would turn into
+/// zero.
+inline void store_number(float* p, float value) {
+  *p = value;
+}
+inline void store_number(uint16_t* p, float value) {
+  const uint32_t bits = bits_of(value);
+  *p = static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+/// p · 2^n for the integer n that was rounded into the low bits of `shifted`; 0 below 2^-126, infinity above
+/// 2^127. Integer bounds, as GCC splits the vector loop where floats are compared with constants.
+inline float scale_by_power(float p, float shifted, float round) {
+  int n = static_cast<int>(bits_of(shifted)) - static_cast<int>(bits_of(round));
+  n = n < -127 ? -127 : n;
+  n = n > 128 ? 128 : n;
+  return p * float_of(static_cast<uint32_t>(n + 127) << 23);
+}
+
+/// 2^x to 2 units in the last place, for finite x; NaN stays NaN.
 inline float exp2_of(float x) {
-  x = x < -126.0f ? -126.0f : x;
-  x = x > 127.0f ? 127.0f : x;
   constexpr float kRound = 12582912.0f;  // 1.5·2^23: adding it leaves the nearest integer in the low bits
+  // A caller's x = a·b must be rounded here, once: fused into both sums below it would leave a huge r for a
+  // large x.
+  x += 0.0f;
   const float shifted = x + kRound;
   const float r = x - (shifted - kRound);  // [-1/2, 1/2]
-  // Taylor series of 2^r: the first term left out is below 2e-9 relative.
+  // Taylor series of 2^r: the first term left out is below 2e-7 relative.
   float p = 1.5403530e-4f;
   p = p * r + 1.3333558e-3f;
   p = p * r + 9.6181291e-3f;
@@ -51,21 +71,37 @@ inline float exp2_of(float x) {
   p = p * r + 2.4022651e-1f;
   p = p * r + 6.9314718e-1f;
   p = p * r + 1.0f;
-  return float_of(bits_of(p) + (bits_of(shifted) << 23));
+  return scale_by_power(p, shifted, kRound);
+}
+
+/// The same to 5e-5 relative: a fortieth of the step between two bf16 numbers, for results stored as such.
+inline float coarse_exp2_of(float x) {
+  constexpr float kRound = 12582912.0f;
+  x += 0.0f;
+  const float shifted = x + kRound;
+  const float r = x - (shifted - kRound);
+  float p = 9.6181291e-3f;
+  p = p * r + 5.5504109e-2f;
+  p = p * r + 2.4022651e-1f;
+  p = p * r + 6.9314718e-1f;
+  p = p * r + 1.0f;
+  return scale_by_power(p, shifted, kRound);
 }
 
 inline float exp_of(float x) {
   return exp2_of(x * 1.44269504f);
 }
 
-/// Absolute error below 3e-7.
+/// Absolute error below 3e-7; for finite x.
 inline float tanh_of(float x) {
   return 1.0f - 2.0f / (exp2_of(x * 2.88539008f) + 1.0f);
 }
 
-/// Abramowitz & Stegun 7.1.26; absolute error below 5e-7.
+/// Abramowitz & Stegun 7.1.26; absolute error below 5e-7; NaN gives 1.
 inline float erf_of(float x) {
-  const float a = x < 0 ? -x : x;
+  constexpr uint32_t kFar = 0x41800000u;  // 16, where erf is 1 and the square still far from overflow
+  const uint32_t magnitude = bits_of(x) & 0x7fffffffu;
+  const float a = float_of(magnitude < kFar ? magnitude : kFar);
   const float t = 1.0f / (1.0f + 0.3275911f * a);
   float p = 1.061405429f;
   p = p * t - 1.453152027f;
