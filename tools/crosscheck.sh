@@ -16,7 +16,7 @@ folder="$CACHE_DIR/crosscheck"
 peers="$REPO_DIR/tools/bench/requirements-gptqmodel.txt"
 
 "$REPO_DIR/tools/install_deps.sh" --demo
-build_program
+build_targets gptq-hpc
 prepare_demo
 python="$(make_venv venv-gptqmodel "$peers")" || die "the Python environment of GPTQModel could not be made"
 mkdir -p "$folder"

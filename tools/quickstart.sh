@@ -40,7 +40,7 @@ evaluate() {
 
 "$REPO_DIR/tools/install_deps.sh" --demo
 log "building"
-build_program
+build_targets gptq-hpc
 
 prepare_demo
 make_samples calibration "$DEMO_DIR/calibration.h5" --nsamples 32 --seqlen 512

@@ -4,7 +4,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 
 "$REPO_DIR/tools/install_deps.sh"
-build_program
+build_targets
 
 if python="$(tools_python)"; then
   (cd "$REPO_DIR" && "$python" -m unittest discover --start-directory tools/tests)

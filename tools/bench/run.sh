@@ -27,7 +27,7 @@ done
 [ "${#systems[@]}" -gt 0 ] || systems=(gptqmodel llmcompressor)
 
 "$REPO_DIR/tools/install_deps.sh" --demo
-build_program
+build_targets gptq-hpc
 prepare_demo
 for system in "${systems[@]}"; do
   requirements="$REPO_DIR/tools/bench/requirements-$system.txt"

@@ -46,10 +46,12 @@ make_venv() {
 
 tools_python() { make_venv venv-tools "$REPO_DIR/tools/requirements.txt"; }
 
-# build_program: configures once, builds what changed.
-build_program() {
+# build_targets [TARGET...]: configures and builds what changed; without names, everything.
+build_targets() {
+  local targets=()
+  [ $# -eq 0 ] || targets=(--target "$@")
   (
-    cd "$REPO_DIR" && cmake --preset cpu >&2 && cmake --build --preset cpu >&2
+    cd "$REPO_DIR" && cmake --preset cpu >&2 && cmake --build --preset cpu "${targets[@]}" >&2
   )
 }
 
