@@ -10,9 +10,10 @@
 /// Every compute kernel of the job, declared once. kernels/cpu/NAME.cpp and kernels/cuda/NAME.cu hold the
 /// implementations under the same names. All pointers are in the backend's memory space unless called "host".
 ///
-/// The law of all kernels: the bits of a sample's rows depend on that sample alone, never on the other samples of
-/// the batch, on the number of threads, or on how often the kernel was called before (DESIGN: same bytes for any
-/// number of ranks). Threads therefore split samples, fixed tiles of one sample's rows, or output tiles.
+/// The law of all kernels: the bits of a sample's rows depend on that sample alone, never on the other
+/// samples of the batch, on the number of threads, or on how often the kernel was called before (DESIGN: same
+/// bytes for any number of ranks). Threads therefore split samples, fixed tiles of one sample's rows, or
+/// output tiles.
 namespace gptq {
 
 /// Which rows of a matrix belong to which sample: sample s holds rows [offsets[s], offsets[s+1]).
@@ -38,12 +39,13 @@ struct AttentionShape {
   std::int64_t heads = 0;
   std::int64_t kv_heads = 0;  ///< heads % kv_heads == 0
   std::int64_t head_dim = 0;
-  float scale = 0;            ///< multiplies q·k; usually head_dim^-1/2
-  std::int64_t window = 0;    ///< > 0: a token sees itself and the window-1 tokens before it; 0: all before it
-  float logit_softcap = 0;    ///< > 0: scores become cap*tanh(score/cap) before the mask
+  float scale = 0;          ///< multiplies q·k; usually head_dim^-1/2
+  std::int64_t window = 0;  ///< > 0: a token sees itself and the window-1 tokens before it; 0: all before it
+  float logit_softcap = 0;  ///< > 0: scores become cap*tanh(score/cap) before the mask
 };
 
-/// Angles of the rotary embedding: cos and sin of position * inverse frequency, host arrays (positions, rotary_dim/2).
+/// Angles of the rotary embedding: cos and sin of position * inverse frequency, host arrays (positions,
+/// rotary_dim/2).
 struct RotaryTable {
   std::int64_t positions = 0;
   std::int64_t rotary_dim = 0;  ///< leading features of each head that are turned; even
@@ -75,15 +77,16 @@ struct TriangularPanels {
 
 /// How the rows of one layer are quantized. Changes the result.
 struct SolveOptions {
-  int bits = 4;                    ///< 2..8
-  bool sym = true;                 ///< zero = 2^(bits-1) for every group
+  int bits = 4;     ///< 2..8
+  bool sym = true;  ///< zero = 2^(bits-1) for every group
   enum class Search { minmax, mse, weighted } search = Search::weighted;
-  double norm = 2.0;               ///< exponent of the search's error
-  int grid = 100;                  ///< steps of the search
-  double max_shrink = 0.8;         ///< search ranges p = 1 - i/grid, i < max_shrink*grid
-  bool refit_every_group = true;   ///< false (static_groups): scales from the original weights
+  double norm = 2.0;              ///< exponent of the search's error
+  int grid = 100;                 ///< steps of the search
+  double max_shrink = 0.8;        ///< search ranges p = 1 - i/grid, i < max_shrink*grid
+  bool refit_every_group = true;  ///< false (static_groups): scales from the original weights
   static constexpr std::int64_t kColumnBatch = 128;
-  static constexpr std::int64_t kPanelRows = 64;  ///< rows solved together; fixed, so that any rank gets the same bits
+  static constexpr std::int64_t kPanelRows =
+      64;  ///< rows solved together; fixed, so that any rank gets the same bits
 };
 
 /// What the solve needs to know of the columns; host arrays, the same for every layer of a stage group.
@@ -92,72 +95,84 @@ struct SolveColumns {
   std::int64_t groups = 1;
   std::vector<std::int32_t> order;     ///< order[p]: the column visited p-th
   std::vector<std::int32_t> group_of;  ///< group_of[column]: its scale's index (g_idx)
-  std::vector<float> weight;           ///< weight[column] >= 0: diag(H) undamped; weighs the scale search
-  std::vector<std::uint8_t> dead;      ///< dead[column] != 0: no token ever used it; its weight becomes 0
+  std::vector<float> weight;  ///< weight[column] in [0, 1]: diag(H) / its maximum; weighs the scale search
+  std::vector<std::uint8_t> dead;  ///< dead[column] != 0: no token ever used it; its weight becomes 0
 };
 
 /// The result for some rows of one layer; host arrays, row-major.
 struct QuantizedRows {
   std::int64_t rows = 0;
-  std::vector<std::uint8_t> codes;    ///< (rows, n), original column order
-  std::vector<f16> scales;            ///< (rows, groups), as stored in the output
-  std::vector<std::uint8_t> zeros;    ///< (rows, groups)
-  std::vector<double> solve_loss;     ///< (rows): sum over columns of (v-q)^2 / (2 U_jj^2), GPTQ's own loss (raw H scale)
-  std::vector<double> output_error;   ///< (rows): (w-q) H (w-q)^T with undamped H
-  std::vector<double> output_norm;    ///< (rows): w H w^T with undamped H
-  std::vector<double> weight_error;   ///< (rows): |w-q|^2
-  std::vector<double> weight_norm;    ///< (rows): |w|^2
+  std::vector<std::uint8_t> codes;  ///< (rows, n), original column order
+  std::vector<f16> scales;          ///< (rows, groups), as stored in the output
+  std::vector<std::uint8_t> zeros;  ///< (rows, groups)
+  std::vector<double>
+      solve_loss;  ///< (rows): sum over columns of (v-q)^2 / (2 U_jj^2), GPTQ's own loss (raw H scale)
+  std::vector<double> output_error;  ///< (rows): (w-q) H (w-q)^T with undamped H
+  std::vector<double> output_norm;   ///< (rows): w H w^T with undamped H
+  std::vector<double> weight_error;  ///< (rows): |w-q|^2
+  std::vector<double> weight_norm;   ///< (rows): |w|^2
 };
 
 class Kernels {
  public:
   virtual ~Kernels() = default;
 
-  // ---- transformer forward -----------------------------------------------------------------------------------
+  // ---- transformer forward
+  // -----------------------------------------------------------------------------------
 
   /// Prepares weight (out, in) of any floating dtype, host memory, for products with inputs of `compute` type
   /// (f32 or bf16). bias: (out) floats or empty, host.
   virtual std::unique_ptr<LinearWeights> prepare_linear(const Matrix& weight, std::span<const float> bias,
                                                         DType compute) = 0;
-  /// y = x·Wᵀ + b, or y += … with accumulate. x: (rows, in) of the compute type; y: (rows, out), f32 or compute type.
+  /// y = x·Wᵀ + b, or y += … with accumulate. x: (rows, in) of the compute type; y: (rows, out), f32 or
+  /// compute type.
   virtual void linear(const Batch& batch, const Matrix& x, const LinearWeights& weights, const Matrix& y,
                       bool accumulate) = 0;
   /// out[r] = table[ids[r]]; table: (vocab, hidden) of any floating dtype, out f32.
   virtual void embed(std::span<const std::int32_t> ids, const Matrix& table, const Matrix& out) = 0;
-  /// y = x / sqrt(mean(x²) + eps) * (weight + weight_offset), row by row. x: f32 or y's type. weight: host floats (cols).
+  /// y = x / sqrt(mean(x²) + eps) * (weight + weight_offset), row by row. x: f32 or y's type. weight: host
+  /// floats (cols).
   virtual void rms_norm(const Matrix& x, std::span<const float> weight, float eps, float weight_offset,
                         const Matrix& y) = 0;
   /// RMS norm of each head's head_dim features in place (Qwen3's q/k norm). x: (rows, heads*head_dim).
-  virtual void head_rms_norm(const Matrix& x, std::span<const float> weight, float eps, float weight_offset) = 0;
-  /// Turns the first rotary_dim features of each head by its token's angle (rotate-half convention), in place.
-  virtual void rotary(const Batch& batch, const Matrix& x, std::int64_t head_dim, const RotaryTable& table) = 0;
+  virtual void head_rms_norm(const Matrix& x, std::span<const float> weight, float eps,
+                             float weight_offset) = 0;
+  /// Turns the first rotary_dim features of each head by its token's angle (rotate-half convention), in
+  /// place.
+  virtual void rotary(const Batch& batch, const Matrix& x, std::int64_t head_dim,
+                      const RotaryTable& table) = 0;
   /// out = softmax(scale q kᵀ + causal mask) v per sample and head; q, out: (rows, heads*head_dim),
   /// k, v: (rows, kv_heads*head_dim). Scores are never stored beyond a tile.
   virtual void attention(const Batch& batch, const AttentionShape& shape, const Matrix& q, const Matrix& k,
                          const Matrix& v, const Matrix& out) = 0;
   /// out = activation(gate) * up, element by element; computed in f32. out may be gate or up.
-  virtual void gated_activation(Activation activation, const Matrix& gate, const Matrix& up, const Matrix& out) = 0;
+  virtual void gated_activation(Activation activation, const Matrix& gate, const Matrix& up,
+                                const Matrix& out) = 0;
   /// losses[r] = -log softmax(x[r]·Wᵀ)[targets[r]] for each row; rows with target < 0 give 0. Host outputs.
   virtual void cross_entropy(const Batch& batch, const Matrix& x, const LinearWeights& head,
                              std::span<const std::int32_t> targets, std::span<double> losses) = 0;
   /// False if x holds NaN or infinity.
   virtual bool all_finite(const Matrix& x) = 0;
 
-  // ---- Hessian -----------------------------------------------------------------------------------------------
+  // ---- Hessian
+  // -----------------------------------------------------------------------------------------------
 
   /// maximum[c] = max(maximum[c], max_r |x(r, c)|); host floats (cols). NaN in x gives NaN.
   virtual void column_max(const Matrix& x, std::span<float> maximum) = 0;
-  /// sum += round(2^(exponents[i]+exponents[j]) · (XᵀX)_ij) over the upper triangle, the product of this chunk
-  /// taken in f32. x: (rows, n) of compute type; sum: TriangularPanels of size(n) integers.
+  /// sum += round(2^(exponents[i]+exponents[j]) · (XᵀX)_ij) over the upper triangle, the product of this
+  /// chunk taken in f32. x: (rows, n) of compute type; sum: TriangularPanels of size(n) integers.
   virtual void accumulate_hessian(const Matrix& x, std::span<const int> exponents, std::int64_t* sum) = 0;
 
-  // ---- solve -------------------------------------------------------------------------------------------------
+  // ---- solve
+  // -------------------------------------------------------------------------------------------------
 
-  /// Upper triangular R with H = R·Rᵀ, for a symmetric H (n, n) given and replaced in place (host doubles, row-major;
-  /// the strict lower triangle becomes 0). Returns false if H is not positive definite (contents then undefined).
+  /// Upper triangular R with H = R·Rᵀ, for a symmetric H (n, n) given and replaced in place (host doubles,
+  /// row-major; the strict lower triangle becomes 0). Returns false if H is not positive definite (contents
+  /// then undefined).
   virtual bool factor(std::span<double> h, std::int64_t n) = 0;
-  /// GPTQ on rows of one layer. w: host floats (rows, n), original column order. r: R of the damped H whose rows and
-  /// columns follow `columns.order`, (n, n) row-major floats, or empty: round to nearest. damping: the λ added to diag.
+  /// GPTQ on rows of one layer. w: host floats (rows, n), original column order. r: R of the damped H whose
+  /// rows and columns follow `columns.order`, (n, n) row-major floats, or empty: round to nearest. damping:
+  /// the λ added to diag.
   virtual QuantizedRows solve_rows(const Matrix& w, const SolveColumns& columns, std::span<const float> r,
                                    double damping, const SolveOptions& options) = 0;
 };

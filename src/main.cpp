@@ -46,7 +46,8 @@ void quantize(const JobConfig& job, Communicator& comm) {
   const Report report = run_quantize(job, comm);
   if (!comm.is_root()) return;
   if (report.layers.empty()) {
-    log::info("{} already holds this job's finished output; nothing to do (--overwrite does it again)", report.output);
+    log::info("{} already holds this job's finished output; nothing to do (--overwrite does it again)",
+              report.output);
   } else {
     std::printf("%s", summary_text(report).c_str());
   }

@@ -17,8 +17,8 @@ namespace {
 void keep_freed_memory() {
   mallopt(M_MMAP_THRESHOLD, 32 << 20);
   mallopt(M_TRIM_THRESHOLD, 512 << 20);
-  // One arena for all threads: blocks are read on a thread of their own, and memory freed in one arena is of no use to
-  // another.
+  // One arena for all threads: blocks are read on a thread of their own, and memory freed in one arena is of
+  // no use to another.
   mallopt(M_ARENA_MAX, 1);
 }
 

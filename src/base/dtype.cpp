@@ -35,15 +35,19 @@ const Row& row_of(DType dtype) {
 
 }  // namespace
 
-std::size_t size_of(DType dtype) { return row_of(dtype).bytes; }
-std::string_view name_of(DType dtype) { return row_of(dtype).name; }
+std::size_t size_of(DType dtype) {
+  return row_of(dtype).bytes;
+}
+std::string_view name_of(DType dtype) {
+  return row_of(dtype).name;
+}
 
 DType dtype_from_name(std::string_view name) {
   for (const Row& row : kTypes) {
     if (row.name == name) return row.dtype;
   }
-  throw InputError("unknown tensor type '{}'; known: F32, F16, BF16, F64, I8, U8, I16, I32, I64, BOOL, F8_E4M3",
-                   name);
+  throw InputError(
+      "unknown tensor type '{}'; known: F32, F16, BF16, F64, I8, U8, I16, I32, I64, BOOL, F8_E4M3", name);
 }
 
 }  // namespace gptq

@@ -33,12 +33,12 @@ class Error : public std::runtime_error {
   ExitCode code_;
 };
 
-#define GPTQ_DEFINE_ERROR(Name, code)                                       \
-  class Name : public Error {                                               \
-   public:                                                                  \
-    template <typename... Args>                                             \
-    explicit Name(fmt::format_string<Args...> format, Args&&... args)       \
-        : Error(code, fmt::format(format, std::forward<Args>(args)...)) {}  \
+#define GPTQ_DEFINE_ERROR(Name, code)                                      \
+  class Name : public Error {                                              \
+   public:                                                                 \
+    template <typename... Args>                                            \
+    explicit Name(fmt::format_string<Args...> format, Args&&... args)      \
+        : Error(code, fmt::format(format, std::forward<Args>(args)...)) {} \
   }
 
 GPTQ_DEFINE_ERROR(UsageError, ExitCode::bad_usage);

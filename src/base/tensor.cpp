@@ -19,23 +19,31 @@ void convert_from(const HostTensor& source, HostTensor& target) {
   };
   std::byte* out = target.storage.data();
   switch (target.dtype) {
-    case DType::f32: return each(reinterpret_cast<float*>(out), [](float v) { return v; });
-    case DType::bf16: return each(reinterpret_cast<bf16*>(out), to_bf16);
-    case DType::f16: return each(reinterpret_cast<f16*>(out), to_f16);
-    default: contract_violation("target is a floating type", __FILE__, __LINE__);
+    case DType::f32:
+      return each(reinterpret_cast<float*>(out), [](float v) { return v; });
+    case DType::bf16:
+      return each(reinterpret_cast<bf16*>(out), to_bf16);
+    case DType::f16:
+      return each(reinterpret_cast<f16*>(out), to_f16);
+    default:
+      contract_violation("target is a floating type", __FILE__, __LINE__);
   }
 }
 
 }  // namespace
 
-void HostBuffer::Free::operator()(std::byte* pointer) const { std::free(pointer); }
+void HostBuffer::Free::operator()(std::byte* pointer) const {
+  std::free(pointer);
+}
 
 HostBuffer::HostBuffer(std::size_t bytes) : bytes_(bytes) {
   const std::size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
   void* memory = std::aligned_alloc(kAlignment, rounded == 0 ? kAlignment : rounded);
   if (memory == nullptr) {
-    throw Error(ExitCode::io, fmt::format("out of host memory: {} bytes were asked for; use more ranks or nodes, "
-                                          "or fewer samples (see `gptq-hpc plan`)", bytes));
+    throw Error(ExitCode::io,
+                fmt::format("out of host memory: {} bytes were asked for; use more ranks or nodes, "
+                            "or fewer samples (see `gptq-hpc plan`)",
+                            bytes));
   }
   data_.reset(static_cast<std::byte*>(memory));
 }
@@ -62,10 +70,18 @@ HostTensor make_tensor(DType dtype, std::vector<std::int64_t> shape) {
 HostTensor convert(const HostTensor& tensor, DType dtype) {
   HostTensor result = make_tensor(dtype, tensor.shape);
   switch (tensor.dtype) {
-    case DType::f32: convert_from<float>(tensor, result); break;
-    case DType::bf16: convert_from<bf16>(tensor, result); break;
-    case DType::f16: convert_from<f16>(tensor, result); break;
-    default: throw InputError("a tensor of type {} cannot be converted to {}", name_of(tensor.dtype), name_of(dtype));
+    case DType::f32:
+      convert_from<float>(tensor, result);
+      break;
+    case DType::bf16:
+      convert_from<bf16>(tensor, result);
+      break;
+    case DType::f16:
+      convert_from<f16>(tensor, result);
+      break;
+    default:
+      throw InputError("a tensor of type {} cannot be converted to {}", name_of(tensor.dtype),
+                       name_of(dtype));
   }
   return result;
 }

@@ -47,8 +47,8 @@ struct Matrix {
   }
   /// Columns [first, first + count) of this matrix.
   Matrix cols_from(std::int64_t first, std::int64_t count) const {
-    return {static_cast<std::byte*>(data) + static_cast<std::size_t>(first) * size_of(dtype), dtype, rows, count,
-            stride};
+    return {static_cast<std::byte*>(data) + static_cast<std::size_t>(first) * size_of(dtype), dtype, rows,
+            count, stride};
   }
 };
 

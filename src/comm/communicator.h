@@ -31,8 +31,8 @@ class Communicator {
   virtual std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine) = 0;
 };
 
-/// Runs `action` on the root and brings its outcome to every rank: a failure is thrown everywhere as CollectiveError
-/// with the root's message, so that all ranks end together and only one of them speaks.
+/// Runs `action` on the root and brings its outcome to every rank: a failure is thrown everywhere as
+/// CollectiveError with the root's message, so that all ranks end together and only one of them speaks.
 void run_on_root(Communicator& comm, const std::function<void()>& action);
 
 class CollectiveError : public Error {

@@ -27,8 +27,8 @@ void check_mpi(int code, const char* call, const char* file, int line) {
   char text[MPI_MAX_ERROR_STRING] = {};
   int length = 0;
   MPI_Error_string(code, text, &length);
-  throw CommError("MPI failed: {} in {} ({}:{}); look at the launcher's output for the rank that died first", text,
-                  call, file, line);
+  throw CommError("MPI failed: {} in {} ({}:{}); look at the launcher's output for the rank that died first",
+                  text, call, file, line);
 }
 
 MpiCommunicator::MpiCommunicator(MPI_Comm parent) {
@@ -42,12 +42,13 @@ MpiCommunicator::~MpiCommunicator() {
   if (MPI_Comm_free(&comm_) != MPI_SUCCESS) log::warn("an MPI communicator could not be freed");
 }
 
-void MpiCommunicator::barrier() { GPTQ_MPI(MPI_Barrier(comm_)); }
+void MpiCommunicator::barrier() {
+  GPTQ_MPI(MPI_Barrier(comm_));
+}
 
 void MpiCommunicator::broadcast(void* data, std::size_t bytes, int root) {
-  in_pieces(static_cast<std::byte*>(data), bytes, [&](std::byte* piece, int count) {
-    GPTQ_MPI(MPI_Bcast(piece, count, MPI_BYTE, root, comm_));
-  });
+  in_pieces(static_cast<std::byte*>(data), bytes,
+            [&](std::byte* piece, int count) { GPTQ_MPI(MPI_Bcast(piece, count, MPI_BYTE, root, comm_)); });
 }
 
 void MpiCommunicator::all_reduce_sum(std::span<std::int64_t> values) {
@@ -57,8 +58,8 @@ void MpiCommunicator::all_reduce_sum(std::span<std::int64_t> values) {
 }
 
 void MpiCommunicator::all_reduce_max(std::span<float> magnitudes) {
-  // Bit patterns of floats >= 0 order like integers, with infinity above every number and NaN above infinity; MPI_MAX
-  // on floats leaves NaN undefined.
+  // Bit patterns of floats >= 0 order like integers, with infinity above every number and NaN above infinity;
+  // MPI_MAX on floats leaves NaN undefined.
   in_pieces(magnitudes.data(), magnitudes.size(), [&](float* piece, int count) {
     GPTQ_MPI(MPI_Allreduce(MPI_IN_PLACE, piece, count, MPI_INT32_T, MPI_MAX, comm_));
   });

@@ -12,9 +12,13 @@ MpiRuntime::MpiRuntime(int* argc, char*** argv) {
   GPTQ_MPI(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided));
 }
 
-MpiRuntime::~MpiRuntime() { MPI_Finalize(); }
+MpiRuntime::~MpiRuntime() {
+  MPI_Finalize();
+}
 
-std::unique_ptr<Communicator> MpiRuntime::world() { return std::make_unique<MpiCommunicator>(MPI_COMM_WORLD); }
+std::unique_ptr<Communicator> MpiRuntime::world() {
+  return std::make_unique<MpiCommunicator>(MPI_COMM_WORLD);
+}
 
 void MpiRuntime::abort(int exit_code) {
   MPI_Abort(MPI_COMM_WORLD, exit_code);

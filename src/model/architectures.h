@@ -25,13 +25,14 @@ struct Architecture {
   std::string_view gate = "mlp.gate_proj";
   std::string_view up = "mlp.up_proj";
   std::string_view down = "mlp.down_proj";
-  std::string_view q_norm = "";      ///< RMS norm over each head; empty: none
+  std::string_view q_norm = "";  ///< RMS norm over each head; empty: none
   std::string_view k_norm = "";
-  bool qkv_bias_always = false;      ///< q, k, v carry a bias whatever config.json says (Qwen2)
-  float norm_weight_offset = 0;      ///< RMS norm multiplies by weight + offset (Gemma: 1)
+  bool qkv_bias_always = false;  ///< q, k, v carry a bias whatever config.json says (Qwen2)
+  float norm_weight_offset = 0;  ///< RMS norm multiplies by weight + offset (Gemma: 1)
 };
 
-const Architecture& find_architecture(std::string_view model_type);  ///< throws InputError listing the known ones
+const Architecture& find_architecture(
+    std::string_view model_type);  ///< throws InputError listing the known ones
 std::vector<std::string_view> known_architectures();
 
 /// A linear module of a block: its name inside the block ("self_attn.q_proj") and shape.

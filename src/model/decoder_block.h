@@ -32,7 +32,8 @@ class DecoderBlock {
   /// x0 = the first group's input. x0: (rows, group_width(0)).
   void enter(const Batch& batch, const Matrix& hidden, const Matrix& x0);
   /// Applies the group's layers to x and produces the next group's input; after the last group x_next is
-  /// unused (pass {}). x_next may lie in x's memory, in whatever shape. hidden is updated in place by the groups that write to the residual stream.
+  /// unused (pass {}). x_next may lie in x's memory, in whatever shape. hidden is updated in place by the
+  /// groups that write to the residual stream.
   void advance(std::int64_t group, const Batch& batch, const Matrix& hidden, const Matrix& x,
                const Matrix& x_next);
   /// Replaces the weight of a linear ("self_attn.q_proj") by this one: (out, in) floats; its bias stays.

@@ -25,21 +25,22 @@ struct ModelConfig {
   bool tie_word_embeddings = false;
   bool attention_bias = false;
   bool mlp_bias = false;
-  std::int64_t sliding_window = 0;            ///< 0: none
-  std::vector<std::uint8_t> layer_is_sliding; ///< per block; empty: all blocks alike
-  DType dtype = DType::bf16;                  ///< torch_dtype / dtype: what untouched tensors keep
+  std::int64_t sliding_window = 0;             ///< 0: none
+  std::vector<std::uint8_t> layer_is_sliding;  ///< per block; empty: all blocks alike
+  DType dtype = DType::bf16;                   ///< torch_dtype / dtype: what untouched tensors keep
 
   struct Rope {
-    std::string type = "default";  ///< default | linear | dynamic (= default up to the trained length) | llama3 | yarn
+    std::string type =
+        "default";  ///< default | linear | dynamic (= default up to the trained length) | llama3 | yarn
     float theta = 10000;
     float factor = 1;
     float low_freq_factor = 1;
     float high_freq_factor = 4;
     std::int64_t original_max_position_embeddings = 0;
-    float attention_factor = 0;    ///< yarn: multiplies cos and sin; 0: its default, 0.1 ln(factor) + 1
+    float attention_factor = 0;  ///< yarn: multiplies cos and sin; 0: its default, 0.1 ln(factor) + 1
     float beta_fast = 32;
     float beta_slow = 1;
-    bool truncate = true;          ///< yarn: its ramp starts and ends at whole dimensions
+    bool truncate = true;  ///< yarn: its ramp starts and ends at whole dimensions
     float partial_rotary_factor = 1;
   } rope;
 
@@ -54,7 +55,8 @@ struct ModelConfig {
   } quantized;
 };
 
-/// Throws InputError naming the file, the key and what is expected; an unknown model_type lists the known ones.
+/// Throws InputError naming the file, the key and what is expected; an unknown model_type lists the known
+/// ones.
 ModelConfig read_model_config(const std::filesystem::path& model_directory);
 
 /// cos and sin for positions 0..positions-1 of this model's rope variant.

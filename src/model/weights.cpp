@@ -194,6 +194,12 @@ BlockWeights ModelWeights::load_block(std::int64_t block) const {
   return result;
 }
 
+void ModelWeights::check_values_outside_blocks() const {
+  load_embedding();
+  load_final_norm();
+  if (!config_.tie_word_embeddings) load_head();
+}
+
 HostTensor ModelWeights::load_embedding() const {
   return load(weight_of(architecture_->embedding));
 }

@@ -37,6 +37,10 @@ class ModelWeights {
   /// InputError that lists all mistakes (at most 20).
   void check() const;
 
+  /// Reads the tensors outside the blocks once, so that a NaN in one of them is found before the work, not
+  /// after.
+  void check_values_outside_blocks() const;
+
   /// Throws InputError if a tensor holds NaN or infinity (named with its block).
   BlockWeights load_block(std::int64_t block) const;
   HostTensor load_embedding() const;   ///< (vocab, hidden)

@@ -24,8 +24,8 @@ Activations::Activations(const CalibrationData& data, std::vector<Chunk> chunks,
 
 Matrix Activations::hidden(std::size_t i) const {
   const std::int64_t rows = batches_[i].rows();
-  return {reinterpret_cast<float*>(hidden_.data()) + first_row_[i] * hidden_size_, DType::f32, rows, hidden_size_,
-          hidden_size_};
+  return {reinterpret_cast<float*>(hidden_.data()) + first_row_[i] * hidden_size_, DType::f32, rows,
+          hidden_size_, hidden_size_};
 }
 
 Matrix Activations::x(std::size_t i, std::int64_t width) const {

@@ -10,9 +10,9 @@
 
 namespace gptq {
 
-/// The state of this rank's samples between two stage groups: the residual stream `hidden` (f32) and the next group's
-/// input `x` (compute type). One region a chunk; x is as wide as the group at hand and reuses the same memory for
-/// every group. Allocated once for the whole job.
+/// The state of this rank's samples between two stage groups: the residual stream `hidden` (f32) and the next
+/// group's input `x` (compute type). One region a chunk; x is as wide as the group at hand and reuses the
+/// same memory for every group. Allocated once for the whole job.
 class Activations {
  public:
   /// max_width: the widest group input; 0 where only the residual stream is needed (evaluation).
@@ -22,8 +22,8 @@ class Activations {
   std::size_t chunks() const { return batches_.size(); }
   const Chunk& chunk(std::size_t i) const { return chunks_[i]; }
   const Batch& batch(std::size_t i) const { return batches_[i]; }
-  Matrix hidden(std::size_t i) const;                      ///< (tokens of the chunk, hidden_size) f32
-  Matrix x(std::size_t i, std::int64_t width) const;       ///< (tokens of the chunk, width), width <= max_width
+  Matrix hidden(std::size_t i) const;                 ///< (tokens of the chunk, hidden_size) f32
+  Matrix x(std::size_t i, std::int64_t width) const;  ///< (tokens of the chunk, width), width <= max_width
   std::int64_t tokens() const { return first_row_.back(); }
   /// Token ids of the chunk's samples, one after the other.
   std::vector<std::int32_t> ids(std::size_t i, const CalibrationData& data) const;

@@ -8,17 +8,18 @@
 
 namespace gptq {
 
-/// Packs and writes finished blocks on a thread of its own while the next block is computed. One block at a time, so
-/// memory stays bounded; an error of the writer appears at the next call.
+/// Packs and writes finished blocks on a thread of its own while the next block is computed. One block at a
+/// time, so memory stays bounded; an error of the writer appears at the next call.
 class BackgroundExport {
  public:
   explicit BackgroundExport(std::unique_ptr<Exporter> exporter) : exporter_(std::move(exporter)) {}
 
   void write_block(std::int64_t block, BlockWeights weights, std::vector<QuantizedLayer> layers) {
     wait();
-    pending_ = std::async(std::launch::async, [this, block, weights = std::move(weights), layers = std::move(layers)] {
-      exporter_->write_block(block, weights, layers);
-    });
+    pending_ = std::async(std::launch::async,
+                          [this, block, weights = std::move(weights), layers = std::move(layers)] {
+                            exporter_->write_block(block, weights, layers);
+                          });
   }
   void finish() {
     wait();

@@ -6,8 +6,8 @@
 
 namespace gptq {
 
-BlockQuantizer::BlockQuantizer(const ModelWeights& model, const Recipe& recipe, StageSolver& solver, Kernels& kernels,
-                               PhaseClock& phases, OnLayers on_layers)
+BlockQuantizer::BlockQuantizer(const ModelWeights& model, const Recipe& recipe, StageSolver& solver,
+                               Kernels& kernels, PhaseClock& phases, OnLayers on_layers)
     : model_(model),
       recipe_(recipe),
       solver_(solver),
@@ -15,7 +15,8 @@ BlockQuantizer::BlockQuantizer(const ModelWeights& model, const Recipe& recipe, 
       phases_(phases),
       on_layers_(std::move(on_layers)) {}
 
-std::vector<LayerToQuantize> BlockQuantizer::chosen_layers(std::int64_t group, const BlockWeights& weights) const {
+std::vector<LayerToQuantize> BlockQuantizer::chosen_layers(std::int64_t group,
+                                                           const BlockWeights& weights) const {
   std::vector<LayerToQuantize> chosen;
   const std::string prefix = block_prefix(model_.architecture(), weights.block);
   for (const LinearShape& layer : model_.groups()[static_cast<std::size_t>(group)].layers) {
@@ -37,15 +38,18 @@ void BlockQuantizer::track(const Activations& activations, std::size_t chunk, st
       const std::int64_t rows = batch.offsets[static_cast<std::size_t>(s) + 1] - first;
       if (kernels_.all_finite(x.rows_from(first, rows))) continue;
       throw NumericalError(
-          "NaN or infinity in the activations: block {}, input of stage group {}, calibration sample {}. Look at that "
+          "NaN or infinity in the activations: block {}, input of stage group {}, calibration sample {}. "
+          "Look at that "
           "sample's text and at the weights of the blocks before; with compute.dtype bf16, try fp32.",
           block_index, where, activations.chunk(chunk).first_sample + s);
     }
-    contract_violation("a non-finite column maximum comes from one of the chunk's samples", __FILE__, __LINE__);
+    contract_violation("a non-finite column maximum comes from one of the chunk's samples", __FILE__,
+                       __LINE__);
   }
 }
 
-std::vector<float> BlockQuantizer::enter(DecoderBlock& block, Activations& activations, std::int64_t block_index) {
+std::vector<float> BlockQuantizer::enter(DecoderBlock& block, Activations& activations,
+                                         std::int64_t block_index) {
   const auto scope = phases_.in("forward");
   std::vector<float> maximum(static_cast<std::size_t>(block.group_width(0)), 0.0f);
   for (std::size_t i = 0; i < activations.chunks(); ++i) {
@@ -73,8 +77,9 @@ std::vector<float> BlockQuantizer::advance(std::int64_t group, DecoderBlock& blo
   return maximum;
 }
 
-void BlockQuantizer::quantize_group(std::int64_t group, const BlockWeights& weights, const Activations& activations,
-                                    std::vector<float> maximum, QuantizedBlock& result) {
+void BlockQuantizer::quantize_group(std::int64_t group, const BlockWeights& weights,
+                                    const Activations& activations, std::vector<float> maximum,
+                                    QuantizedBlock& result) {
   const std::vector<LayerToQuantize> layers = chosen_layers(group, weights);
   if (layers.empty()) return;
   const std::int64_t width = model_.groups()[static_cast<std::size_t>(group)].in_features;
@@ -85,8 +90,8 @@ void BlockQuantizer::quantize_group(std::int64_t group, const BlockWeights& weig
   std::move(solved.statistics.begin(), solved.statistics.end(), std::back_inserter(result.statistics));
 }
 
-void BlockQuantizer::use_quantized(std::size_t first_layer, const QuantizedBlock& quantized, std::int64_t block_index,
-                                   DecoderBlock& block) {
+void BlockQuantizer::use_quantized(std::size_t first_layer, const QuantizedBlock& quantized,
+                                   std::int64_t block_index, DecoderBlock& block) {
   const auto scope = phases_.in("forward");
   const std::string prefix = block_prefix(model_.architecture(), block_index);
   for (std::size_t i = first_layer; i < quantized.layers.size(); ++i) {
@@ -95,7 +100,8 @@ void BlockQuantizer::use_quantized(std::size_t first_layer, const QuantizedBlock
   }
 }
 
-QuantizedBlock BlockQuantizer::run(const BlockWeights& weights, DecoderBlock& block, Activations& activations) {
+QuantizedBlock BlockQuantizer::run(const BlockWeights& weights, DecoderBlock& block,
+                                   Activations& activations) {
   QuantizedBlock result;
   const bool sequential = recipe_.section().true_sequential;
   const HostBuffer before = sequential ? HostBuffer() : activations.copy_hidden();
@@ -112,7 +118,8 @@ QuantizedBlock BlockQuantizer::run(const BlockWeights& weights, DecoderBlock& bl
     activations.restore_hidden(before);
     use_quantized(0, result, weights.block, block);
     enter(block, activations, weights.block);
-    for (std::int64_t group = 0; group < block.groups(); ++group) advance(group, block, activations, weights.block);
+    for (std::int64_t group = 0; group < block.groups(); ++group)
+      advance(group, block, activations, weights.block);
   }
   return result;
 }
@@ -122,7 +129,8 @@ QuantizedBlock BlockQuantizer::round_to_nearest(const BlockWeights& weights) {
   for (std::size_t group = 0; group < model_.groups().size(); ++group) {
     const std::vector<LayerToQuantize> layers = chosen_layers(static_cast<std::int64_t>(group), weights);
     if (layers.empty()) continue;
-    SolvedStage solved = solver_.solve(solver_.no_factor(model_.groups()[group].in_features), layers, weights.block);
+    SolvedStage solved =
+        solver_.solve(solver_.no_factor(model_.groups()[group].in_features), layers, weights.block);
     on_layers_(solved.statistics);
     std::move(solved.layers.begin(), solved.layers.end(), std::back_inserter(result.layers));
     std::move(solved.statistics.begin(), solved.statistics.end(), std::back_inserter(result.statistics));

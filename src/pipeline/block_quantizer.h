@@ -13,8 +13,9 @@ struct QuantizedBlock {
   std::vector<LayerStatistics> statistics;
 };
 
-/// Takes this rank's samples through one block and quantizes its layers on the way: stage group by stage group with
-/// quantized weights in front (true_sequential), or all Hessians from the block's original weights first.
+/// Takes this rank's samples through one block and quantizes its layers on the way: stage group by stage
+/// group with quantized weights in front (true_sequential), or all Hessians from the block's original weights
+/// first.
 class BlockQuantizer {
  public:
   using OnLayers = std::function<void(const std::vector<LayerStatistics>&)>;

@@ -6,7 +6,8 @@
 
 namespace gptq {
 
-/// Fills the hidden states with the samples' token embeddings. The embedding table is in memory only meanwhile.
+/// Fills the hidden states with the samples' token embeddings. The embedding table is in memory only
+/// meanwhile.
 inline void embed_samples(const ModelWeights& model, const CalibrationData& data, Kernels& kernels,
                           Activations& activations) {
   const HostTensor table = model.load_embedding();

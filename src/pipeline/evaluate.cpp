@@ -8,6 +8,7 @@
 #include "base/process.h"
 #include "io/calibration.h"
 #include "model/decoder_block.h"
+#include "model/safetensors_reader.h"
 #include "pipeline/block_prefetcher.h"
 #include "pipeline/embedding.h"
 #include "pipeline/job_context.h"
@@ -27,19 +28,22 @@ struct WindowLoss {
 std::vector<std::int32_t> targets_of(const Batch& batch, const std::vector<std::int32_t>& ids) {
   std::vector<std::int32_t> targets(ids.size());
   for (std::size_t i = 0; i + 1 < ids.size(); ++i) targets[i] = ids[i + 1];
-  for (std::size_t s = 1; s < batch.offsets.size(); ++s) targets[static_cast<std::size_t>(batch.offsets[s] - 1)] = -1;
+  for (std::size_t s = 1; s < batch.offsets.size(); ++s)
+    targets[static_cast<std::size_t>(batch.offsets[s] - 1)] = -1;
   return targets;
 }
 
 class Evaluator {
  public:
-  Evaluator(const ModelWeights& model, const CalibrationData& data, Communicator& comm, ComputeContext& compute)
+  Evaluator(const ModelWeights& model, const CalibrationData& data, Communicator& comm,
+            ComputeContext& compute)
       : model_(model), data_(data), comm_(comm), backend_(*compute.backend), dtype_(compute.dtype) {
     std::vector<std::int64_t> lengths;
     for (const auto& sample : data.samples) lengths.push_back(static_cast<std::int64_t>(sample.size()));
     const std::vector<Chunk> chunks = make_chunks(lengths, kChunkTokens);
     const auto [first, last] = chunks_of_rank(chunks, comm.rank(), comm.size());
-    mine_.assign(chunks.begin() + static_cast<std::ptrdiff_t>(first), chunks.begin() + static_cast<std::ptrdiff_t>(last));
+    mine_.assign(chunks.begin() + static_cast<std::ptrdiff_t>(first),
+                 chunks.begin() + static_cast<std::ptrdiff_t>(last));
   }
 
   std::vector<WindowLoss> run() {
@@ -51,7 +55,8 @@ class Evaluator {
     for (std::int64_t index = 0; index < blocks; ++index) {
       const BlockWeights weights = prefetcher.take();
       DecoderBlock block(backend_, model_, weights, rotary, dtype_);
-      for (std::size_t i = 0; i < activations.chunks(); ++i) block.forward(activations.batch(i), activations.hidden(i));
+      for (std::size_t i = 0; i < activations.chunks(); ++i)
+        block.forward(activations.batch(i), activations.hidden(i));
     }
     return gather(losses_of_head(activations));
   }
@@ -59,7 +64,8 @@ class Evaluator {
  private:
   std::vector<WindowLoss> losses_of_head(const Activations& activations) {
     const HostTensor norm = convert(model_.load_final_norm(), DType::f32);
-    const std::span<const float> norm_weight(norm.matrix().row<float>(0), static_cast<std::size_t>(norm.elements()));
+    const std::span<const float> norm_weight(norm.matrix().row<float>(0),
+                                             static_cast<std::size_t>(norm.elements()));
     const HostTensor table = model_.load_head();
     const auto head = backend_.kernels().prepare_linear(table.matrix(), {}, dtype_);
     std::vector<WindowLoss> windows;
@@ -69,7 +75,8 @@ class Evaluator {
       backend_.kernels().rms_norm(activations.hidden(i), norm_weight, model_.config().rms_norm_eps,
                                   model_.architecture().norm_weight_offset, x.matrix());
       std::vector<double> losses(static_cast<std::size_t>(batch.rows()));
-      backend_.kernels().cross_entropy(batch, x.matrix(), *head, targets_of(batch, activations.ids(i, data_)), losses);
+      backend_.kernels().cross_entropy(batch, x.matrix(), *head, targets_of(batch, activations.ids(i, data_)),
+                                       losses);
       for (std::size_t s = 0; s + 1 < batch.offsets.size(); ++s) {
         WindowLoss window;
         for (std::int64_t row = batch.offsets[s]; row + 1 < batch.offsets[s + 1]; ++row) {
@@ -100,11 +107,14 @@ class Evaluator {
   std::vector<Chunk> mine_;
 };
 
-Evaluation evaluate_file(const JobConfig& job, const std::string& path, const ModelWeights& model, Communicator& comm,
-                         ComputeContext& compute) {
+Evaluation evaluate_file(const JobConfig& job, const std::string& path, const ModelWeights& model,
+                         Communicator& comm, ComputeContext& compute) {
   Stopwatch watch;
   CalibrationData data;
-  const auto read = [&] { data = read_calibration(path, job.eval.num_samples, model.config().vocab_size); };
+  const auto read = [&] {
+    data = read_calibration(path, job.eval.num_samples, model.config().vocab_size);
+    check_tokenizer(data, model.files().directory());
+  };
   run_on_root(comm, read);
   if (!comm.is_root()) read();
 
@@ -115,12 +125,14 @@ Evaluation evaluate_file(const JobConfig& job, const std::string& path, const Mo
     result.tokens += window.predictions;
   }
   if (result.tokens == 0) {
-    throw InputError("{} has no window of two tokens or more: nothing to predict; prepare it with a larger --seqlen",
-                     path);
+    throw InputError(
+        "{} has no window of two tokens or more: nothing to predict; prepare it with a larger --seqlen",
+        path);
   }
   result.perplexity = std::exp(loss / static_cast<double>(result.tokens));
   if (!std::isfinite(result.perplexity)) {
-    throw NumericalError("the perplexity of {} on {} is not finite; try compute.dtype fp32", job.eval.model, path);
+    throw NumericalError("the perplexity of {} on {} is not finite; try compute.dtype fp32", job.eval.model,
+                         path);
   }
   result.data = path;
   result.seconds = watch.seconds();
@@ -148,8 +160,8 @@ std::vector<Evaluation> run_evaluate(const JobConfig& job, Communicator& comm) {
     results.push_back(evaluate_file(job, data, *model, comm, compute));
     results.back().model = path;
     if (comm.is_root()) {
-      log::info("{} on {}: perplexity {:.4f} over {} tokens in {:.1f} s", path, data, results.back().perplexity,
-                results.back().tokens, results.back().seconds);
+      log::info("{} on {}: perplexity {:.4f} over {} tokens in {:.1f} s", path, data,
+                results.back().perplexity, results.back().tokens, results.back().seconds);
     }
   }
   return results;

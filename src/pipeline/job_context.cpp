@@ -50,7 +50,8 @@ int threads_of_rank(const ComputeSection& section, Communicator& comm) {
 ComputeContext make_compute(const ComputeSection& section, Communicator& comm) {
   ComputeContext context;
   context.backend = make_backend({section.backend, threads_of_rank(section, comm)});
-  std::int64_t use_bf16 = section.dtype == "bf16" || (section.dtype == "auto" && context.backend->fast_bf16());
+  std::int64_t use_bf16 =
+      section.dtype == "bf16" || (section.dtype == "auto" && context.backend->fast_bf16());
   comm.broadcast(&use_bf16, sizeof(use_bf16), 0);
   context.dtype = use_bf16 != 0 ? DType::bf16 : DType::f32;
   return context;
@@ -66,8 +67,8 @@ int ranks_on_this_node(Communicator& comm) {
   return ranks;
 }
 
-std::string job_fingerprint(const JobConfig& job, const ModelWeights& model, const std::string& calibration_sha256,
-                            DType compute) {
+std::string job_fingerprint(const JobConfig& job, const ModelWeights& model,
+                            const std::string& calibration_sha256, DType compute) {
   Sha256 hash;
   const auto add = [&hash](const std::string& key, const std::string& value) {
     const std::string line = key + "=" + value + "\n";
@@ -77,8 +78,10 @@ std::string job_fingerprint(const JobConfig& job, const ModelWeights& model, con
   add("compute dtype", std::string(name_of(compute)));
   add("calibration", calibration_sha256);
   for (const auto& [key, value] : result_keys(job)) {
-    // Paths say where the inputs lie today; what is in them is hashed below and above. The evaluation changes nothing.
-    const bool identity_elsewhere = key == "model.path" || key == "calibration.path" || key.starts_with("eval.");
+    // Paths say where the inputs lie today; what is in them is hashed below and above. The evaluation changes
+    // nothing.
+    const bool identity_elsewhere =
+        key == "model.path" || key == "calibration.path" || key.starts_with("eval.");
     if (!identity_elsewhere) add(key, value);
   }
   for (const auto& [name, info] : model.files().tensors()) {

@@ -17,15 +17,17 @@ struct ComputeContext {
 };
 
 /// Threads: compute.threads, else OMP_NUM_THREADS, else this rank's fair part of the cores it may run on.
-/// dtype auto: bf16 where the backend multiplies it faster, else fp32; every rank then uses the root's choice.
+/// dtype auto: bf16 where the backend multiplies it faster, else fp32; every rank then uses the root's
+/// choice.
 ComputeContext make_compute(const ComputeSection& section, Communicator& comm);
 
 /// Ranks that run on this rank's node. Collective.
 int ranks_on_this_node(Communicator& comm);
 
-/// Identity of a job's result: SHA-256 over the source weights' identity, the calibration's hash, the version of the
-/// arithmetic and every option that changes the result. Two jobs with one fingerprint write the same bytes.
-std::string job_fingerprint(const JobConfig& job, const ModelWeights& model, const std::string& calibration_sha256,
-                            DType compute);
+/// Identity of a job's result: SHA-256 over the source weights' identity, the calibration's hash, the version
+/// of the arithmetic and every option that changes the result. Two jobs with one fingerprint write the same
+/// bytes.
+std::string job_fingerprint(const JobConfig& job, const ModelWeights& model,
+                            const std::string& calibration_sha256, DType compute);
 
 }  // namespace gptq

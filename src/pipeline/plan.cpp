@@ -33,10 +33,10 @@ struct BlockShape {
   std::int64_t parameters = 0;
   std::int64_t quantized_layers = 0;
   std::int64_t source_bytes = 0;
-  std::int64_t saved_bytes = 0;   ///< source minus output
+  std::int64_t saved_bytes = 0;  ///< source minus output
   std::int64_t widest_input = 0;
   std::int64_t widest_outputs = 0;  ///< of a stage group, all layers together
-  std::int64_t triangle = 0;      ///< integer sums of all groups
+  std::int64_t triangle = 0;        ///< integer sums of all groups
   double hessian_flops_per_token = 0;
   double solve_flops = 0;
 };
@@ -53,8 +53,10 @@ BlockShape measure_block(const ModelWeights& model, const Recipe& recipe, std::i
       shape.parameters += parameters;
       outputs += layer.out_features;
       const std::string weight = prefix + layer.name + ".weight";
-      const std::int64_t bytes = parameters * static_cast<std::int64_t>(
-          model.files().contains(weight) ? size_of(model.files().info(weight).dtype) : size_of(model.config().dtype));
+      const std::int64_t bytes =
+          parameters * static_cast<std::int64_t>(model.files().contains(weight)
+                                                     ? size_of(model.files().info(weight).dtype)
+                                                     : size_of(model.config().dtype));
       shape.source_bytes += bytes;
       if (!recipe.selects(prefix + layer.name)) continue;
       any = true;
@@ -74,14 +76,15 @@ BlockShape measure_block(const ModelWeights& model, const Recipe& recipe, std::i
 
 double attention_flops(const ModelConfig& config, const std::vector<std::int64_t>& lengths) {
   double pairs = 0;
-  for (std::int64_t length : lengths) pairs += 0.5 * static_cast<double>(length) * static_cast<double>(length + 1);
+  for (std::int64_t length : lengths)
+    pairs += 0.5 * static_cast<double>(length) * static_cast<double>(length + 1);
   return 4 * pairs * static_cast<double>(config.num_attention_heads * config.head_dim);
 }
 
 }  // namespace
 
-Plan make_plan(const JobConfig& job, const ModelWeights& model, const std::vector<std::int64_t>& sample_lengths,
-               int ranks, DType compute) {
+Plan make_plan(const JobConfig& job, const ModelWeights& model,
+               const std::vector<std::int64_t>& sample_lengths, int ranks, DType compute) {
   const ModelConfig& config = model.config();
   const Recipe recipe(job.quantization);
   const std::vector<Chunk> chunks = make_chunks(sample_lengths, job.calibration.chunk_tokens);
@@ -127,11 +130,14 @@ Plan make_plan(const JobConfig& job, const ModelWeights& model, const std::vecto
   plan.weight_bytes = 2 * largest.source_bytes + element * largest.parameters;
   plan.scratch_bytes = largest_chunk * element * largest.widest_outputs;
   plan.hessian_bytes = plan.tokens == 0 ? 0 : 8 * TriangularPanels::size(n) + n * n * (8 + 4 + 4);
-  plan.embedding_bytes = config.vocab_size * config.hidden_size * static_cast<std::int64_t>(size_of(config.dtype));
+  plan.embedding_bytes =
+      config.vocab_size * config.hidden_size * static_cast<std::int64_t>(size_of(config.dtype));
   plan.program_bytes = kProgramBytes;
-  plan.peak_bytes = plan.program_bytes + plan.activation_bytes +
-                    std::max(plan.embedding_bytes, plan.weight_bytes + plan.scratch_bytes + plan.hessian_bytes);
-  for (const auto& [name, info] : model.files().tensors()) plan.read_bytes += static_cast<std::int64_t>(info.bytes);
+  plan.peak_bytes =
+      plan.program_bytes + plan.activation_bytes +
+      std::max(plan.embedding_bytes, plan.weight_bytes + plan.scratch_bytes + plan.hessian_bytes);
+  for (const auto& [name, info] : model.files().tensors())
+    plan.read_bytes += static_cast<std::int64_t>(info.bytes);
   plan.output_bytes = plan.read_bytes - saved;
   return plan;
 }
@@ -143,10 +149,11 @@ double Plan::seconds(double flops_per_rank) const {
 void Plan::require_fit(std::int64_t node_memory_bytes, int ranks_on_node) const {
   if (peak_bytes * ranks_on_node <= node_memory_bytes) return;
   throw UsageError(
-      "this job does not fit: a rank needs {} (activations {}, weights {}, Hessian {}), and {} rank(s) share {} on this "
+      "this job does not fit: a rank needs {} (activations {}, weights {}, Hessian {}), and {} rank(s) share "
+      "{} on this "
       "node. Spread the ranks over more nodes, or use fewer calibration tokens.",
-      bytes_text(peak_bytes), bytes_text(activation_bytes), bytes_text(weight_bytes), bytes_text(hessian_bytes),
-      ranks_on_node, bytes_text(node_memory_bytes));
+      bytes_text(peak_bytes), bytes_text(activation_bytes), bytes_text(weight_bytes),
+      bytes_text(hessian_bytes), ranks_on_node, bytes_text(node_memory_bytes));
 }
 
 std::string Plan::text(double flops_per_rank) const {
@@ -157,11 +164,12 @@ std::string Plan::text(double flops_per_rank) const {
   out += "work\n";
   line("blocks, layers", fmt::format("{} blocks, {} layers to quantize", blocks, layers));
   line("calibration", fmt::format("{} samples, {} tokens in {} chunks", samples, tokens, chunks));
-  line("ranks", idle_ranks == 0 ? fmt::format("{}", ranks)
-                                : fmt::format("{} ({} without samples: they help with the solves)", ranks, idle_ranks));
+  line("ranks", idle_ranks == 0
+                    ? fmt::format("{}", ranks)
+                    : fmt::format("{} ({} without samples: they help with the solves)", ranks, idle_ranks));
   line("arithmetic", fmt::format("{:.3g} TFLOP in {} (forward {:.3g}, Hessians {:.3g}, solves {:.3g})",
-                                 total_flops() / 1e12, name_of(compute), forward_flops / 1e12, hessian_flops / 1e12,
-                                 solve_flops / 1e12));
+                                 total_flops() / 1e12, name_of(compute), forward_flops / 1e12,
+                                 hessian_flops / 1e12, solve_flops / 1e12));
   out += "memory of the fullest rank\n";
   line("activations", bytes_text(activation_bytes));
   line("weights", fmt::format("{} (two blocks as read, one as multiplied)", bytes_text(weight_bytes)));
@@ -174,8 +182,9 @@ std::string Plan::text(double flops_per_rank) const {
   line("summed over ranks", fmt::format("{} of integers", bytes_text(ranks > 1 ? reduced_bytes : 0)));
   line("output", bytes_text(output_bytes));
   out += "time\n";
-  line("estimate", fmt::format("{} at {:.0f} GFLOP/s a rank (matrix products measured now on one rank, without I/O)",
-                               duration_text(seconds(flops_per_rank)), flops_per_rank / 1e9));
+  line("estimate",
+       fmt::format("{} at {:.0f} GFLOP/s a rank (matrix products measured now on one rank, without I/O)",
+                   duration_text(seconds(flops_per_rank)), flops_per_rank / 1e9));
   return out;
 }
 
@@ -214,6 +223,7 @@ PlannedJob run_plan(const JobConfig& job, int ranks) {
   if (job.quantization.method == "gptq") {
     const CalibrationData data =
         read_calibration(job.calibration.path, job.calibration.num_samples, model.config().vocab_size);
+    check_tokenizer(data, job.model.path);
     for (const auto& sample : data.samples) lengths.push_back(static_cast<std::int64_t>(sample.size()));
   }
   const int cores = available_cores();
@@ -238,7 +248,8 @@ std::string to_json(const PlannedJob& planned) {
       {"read_bytes", plan.read_bytes},
       {"output_bytes", plan.output_bytes},
       {"reduced_bytes", plan.reduced_bytes},
-      {"flops", {{"forward", plan.forward_flops}, {"hessian", plan.hessian_flops}, {"solve", plan.solve_flops}}},
+      {"flops",
+       {{"forward", plan.forward_flops}, {"hessian", plan.hessian_flops}, {"solve", plan.solve_flops}}},
       {"flops_per_second_per_rank", planned.flops_per_rank},
       {"seconds", plan.seconds(planned.flops_per_rank)}};
   return json.dump(2) + "\n";

@@ -16,24 +16,24 @@ struct Plan {
   int ranks = 1;
   DType compute = DType::f32;
   std::int64_t blocks = 0;
-  std::int64_t layers = 0;            ///< linears to quantize
+  std::int64_t layers = 0;  ///< linears to quantize
   std::int64_t samples = 0;
   std::int64_t tokens = 0;
   std::int64_t chunks = 0;
-  std::int64_t idle_ranks = 0;        ///< ranks without samples; they help with the solves only
+  std::int64_t idle_ranks = 0;  ///< ranks without samples; they help with the solves only
 
   // Bytes on the rank that needs most (the root: it holds the factorization).
   std::int64_t activation_bytes = 0;
-  std::int64_t weight_bytes = 0;      ///< two blocks as read, one as multiplied
+  std::int64_t weight_bytes = 0;  ///< two blocks as read, one as multiplied
   std::int64_t scratch_bytes = 0;
-  std::int64_t hessian_bytes = 0;     ///< integer sums, double matrix, factor and its copies
-  std::int64_t embedding_bytes = 0;   ///< at the start only
-  std::int64_t program_bytes = 0;     ///< code, libraries, MPI
+  std::int64_t hessian_bytes = 0;    ///< integer sums, double matrix, factor and its copies
+  std::int64_t embedding_bytes = 0;  ///< at the start only
+  std::int64_t program_bytes = 0;    ///< code, libraries, MPI
   std::int64_t peak_bytes = 0;
 
-  std::int64_t read_bytes = 0;        ///< source model, per rank
+  std::int64_t read_bytes = 0;  ///< source model, per rank
   std::int64_t output_bytes = 0;
-  std::int64_t reduced_bytes = 0;     ///< integers summed over ranks during the job, per rank
+  std::int64_t reduced_bytes = 0;  ///< integers summed over ranks during the job, per rank
 
   // Arithmetic, all ranks together.
   double forward_flops = 0;
@@ -48,8 +48,8 @@ struct Plan {
   std::string text(double flops_per_rank) const;
 };
 
-Plan make_plan(const JobConfig& job, const ModelWeights& model, const std::vector<std::int64_t>& sample_lengths,
-               int ranks, DType compute);
+Plan make_plan(const JobConfig& job, const ModelWeights& model,
+               const std::vector<std::int64_t>& sample_lengths, int ranks, DType compute);
 
 /// FLOP/s of this rank's matrix products, measured for a quarter of a second.
 double measure_matrix_rate(Backend& backend, DType compute);

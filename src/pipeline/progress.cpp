@@ -37,7 +37,8 @@ Progress::~Progress() {
 }
 
 double Progress::eta_seconds(double fraction) const {
-  const double done = fraction - static_cast<double>(std::max<std::int64_t>(first_block_, 0)) / static_cast<double>(blocks_);
+  const double done =
+      fraction - static_cast<double>(std::max<std::int64_t>(first_block_, 0)) / static_cast<double>(blocks_);
   return done > 0 ? watch_.seconds() * (1 - fraction) / done : 0;
 }
 
@@ -66,12 +67,13 @@ void Progress::draw(std::int64_t block, double fraction) {
   const int filled = static_cast<int>(fraction * kWidth);
   std::string bar(static_cast<std::size_t>(filled), '#');
   bar.resize(kWidth, '.');
-  const double blocks_done = fraction * static_cast<double>(blocks_) - static_cast<double>(std::max<std::int64_t>(first_block_, 0));
+  const double blocks_done =
+      fraction * static_cast<double>(blocks_) - static_cast<double>(std::max<std::int64_t>(first_block_, 0));
   const double rate = static_cast<double>(tokens_) * blocks_done / std::max(watch_.seconds(), 1e-9);
-  const std::string line = fmt::format(
-      "[{}] {:3.0f} %  block {}/{}  {}  loss {:.3g}  {:.0f} tok/s per block  {}  ETA {}", bar, 100 * fraction,
-      std::min(block + 1, blocks_), blocks_, last_layer_, last_loss_, rate, bytes_text(current_memory_bytes()),
-      duration_text(eta_seconds(fraction)));
+  const std::string line =
+      fmt::format("[{}] {:3.0f} %  block {}/{}  {}  loss {:.3g}  {:.0f} tok/s per block  {}  ETA {}", bar,
+                  100 * fraction, std::min(block + 1, blocks_), blocks_, last_layer_, last_loss_, rate,
+                  bytes_text(current_memory_bytes()), duration_text(eta_seconds(fraction)));
   std::fprintf(stderr, "\r\033[K%s", line.c_str());
   std::fflush(stderr);
   drawn_ = true;
@@ -84,10 +86,13 @@ void Progress::block_done(std::int64_t block) {
   if (style_ == Style::bar) {
     draw(block, fraction);
   } else {
-    const double rate = static_cast<double>(tokens_ * (block + 1 - first_block_)) / std::max(watch_.seconds(), 1e-9);
-    log::info("block {}/{}: loss {:.4g}, worst output error {:.3g} ({}), {:.0f} tok/s per block, {} in memory, ETA {}",
-              block + 1, blocks_, block_loss_, worst_error_, worst_layer_, rate, bytes_text(current_memory_bytes()),
-              duration_text(eta_seconds(fraction)));
+    const double rate =
+        static_cast<double>(tokens_ * (block + 1 - first_block_)) / std::max(watch_.seconds(), 1e-9);
+    log::info(
+        "block {}/{}: loss {:.4g}, worst output error {:.3g} ({}), {:.0f} tok/s per block, {} in memory, ETA "
+        "{}",
+        block + 1, blocks_, block_loss_, worst_error_, worst_layer_, rate, bytes_text(current_memory_bytes()),
+        duration_text(eta_seconds(fraction)));
   }
   layers_in_block_ = 0;
   block_loss_ = 0;

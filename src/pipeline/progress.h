@@ -9,7 +9,8 @@
 
 namespace gptq {
 
-/// What a person sees while the job runs: a bar on a terminal, plain lines in a batch log, nothing on other ranks.
+/// What a person sees while the job runs: a bar on a terminal, plain lines in a batch log, nothing on other
+/// ranks.
 class Progress {
  public:
   /// style: auto | bar | lines | none. tokens: those that pass each block.
@@ -40,7 +41,7 @@ class Progress {
   Stopwatch watch_;
 };
 
-std::string duration_text(double seconds);       ///< "1 h 02 min", "3 min 20 s", "12.3 s"
-std::string bytes_text(std::int64_t bytes);      ///< "1.3 GB"
+std::string duration_text(double seconds);   ///< "1 h 02 min", "3 min 20 s", "12.3 s"
+std::string bytes_text(std::int64_t bytes);  ///< "1.3 GB"
 
 }  // namespace gptq

@@ -49,12 +49,16 @@ Inputs open_inputs(const JobConfig& job, Communicator& comm) {
     if (job.quantization.method == "gptq") {
       inputs.calibration = read_calibration(job.calibration.path, job.calibration.num_samples,
                                             inputs.model->config().vocab_size);
+      check_tokenizer(inputs.calibration, job.model.path);
     }
     return inputs;
   };
   Inputs inputs;
   // The root looks first, so that a mistake is told once; the others then find the same files good.
-  run_on_root(comm, [&] { inputs = open(); });
+  run_on_root(comm, [&] {
+    inputs = open();
+    inputs.model->check_values_outside_blocks();
+  });
   return comm.is_root() ? std::move(inputs) : open();
 }
 
@@ -117,7 +121,8 @@ class QuantizeJob {
 
   /// Everything that can refuse the job does so here, before the first token is computed.
   void prepare() {
-    const Plan plan = make_plan(job_, *inputs_.model, lengths_of(inputs_.calibration), comm_.size(), compute_.dtype);
+    const Plan plan =
+        make_plan(job_, *inputs_.model, lengths_of(inputs_.calibration), comm_.size(), compute_.dtype);
     const int node_ranks = ranks_on_this_node(comm_);
     run_on_root(comm_, [&] {
       log::info("{} ranks x {} threads, {}, {} arithmetic", comm_.size(), compute_.backend->threads(),
@@ -125,7 +130,8 @@ class QuantizeJob {
       plan.require_fit(host_memory_bytes(), node_ranks);
       export_.emplace(std::make_unique<Exporter>(job_, *inputs_.model, recipe_, fingerprint_));
     });
-    const std::vector<Chunk> chunks = make_chunks(lengths_of(inputs_.calibration), job_.calibration.chunk_tokens);
+    const std::vector<Chunk> chunks =
+        make_chunks(lengths_of(inputs_.calibration), job_.calibration.chunk_tokens);
     const auto [first, last] = chunks_of_rank(chunks, comm_.rank(), comm_.size());
     activations_.emplace(inputs_.calibration,
                          std::vector<Chunk>(chunks.begin() + static_cast<std::ptrdiff_t>(first),
@@ -147,10 +153,11 @@ class QuantizeJob {
     BlockPrefetcher prefetcher(*inputs_.model, 0, blocks);
     for (std::int64_t index = 0; index < blocks; ++index) {
       BlockWeights weights = next_weights(prefetcher);
-      BlockQuantizer quantizer(*inputs_.model, recipe_, solver, compute_.backend->kernels(), phases_,
-                               [&](const std::vector<LayerStatistics>& rows) { progress.layers_done(index, rows); });
-      QuantizedBlock quantized = uses_calibration() ? through_block(quantizer, weights)
-                                                    : quantizer.round_to_nearest(weights);
+      BlockQuantizer quantizer(
+          *inputs_.model, recipe_, solver, compute_.backend->kernels(), phases_,
+          [&](const std::vector<LayerStatistics>& rows) { progress.layers_done(index, rows); });
+      QuantizedBlock quantized =
+          uses_calibration() ? through_block(quantizer, weights) : quantizer.round_to_nearest(weights);
       record(quantized.statistics);
       if (export_) {
         const auto scope = phases_.in("export");
@@ -184,7 +191,8 @@ class QuantizeJob {
     if (report_.fallbacks > job_.quantization.max_fallbacks) {
       throw CollectiveError(
           ExitCode::numerical,
-          fmt::format("{} layer(s) fell back to round-to-nearest, the last one {}; quantization.max_fallbacks allows {}. "
+          fmt::format("{} layer(s) fell back to round-to-nearest, the last one {}; "
+                      "quantization.max_fallbacks allows {}. "
                       "Use more calibration samples or a larger damp_percent, or raise max_fallbacks.",
                       report_.fallbacks, rows.back().module, job_.quantization.max_fallbacks));
     }

@@ -6,9 +6,9 @@
 
 namespace gptq {
 
-/// `gptq-hpc quantize`: everything from checked inputs to a finished output directory. Collective. Returns the report,
-/// the same on every rank but for phase times. An output of the same job that is already finished is left as it is;
-/// the report's `layers` are then empty and `output` names it.
+/// `gptq-hpc quantize`: everything from checked inputs to a finished output directory. Collective. Returns
+/// the report, the same on every rank but for phase times. An output of the same job that is already finished
+/// is left as it is; the report's `layers` are then empty and `output` names it.
 Report run_quantize(const JobConfig& job, Communicator& comm);
 
 }  // namespace gptq

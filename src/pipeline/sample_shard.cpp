@@ -21,8 +21,8 @@ std::pair<std::size_t, std::size_t> chunks_of_rank(const std::vector<Chunk>& chu
   GPTQ_EXPECT(rank >= 0 && rank < ranks);
   std::int64_t total = 0;
   for (const Chunk& chunk : chunks) total += chunk.tokens;
-  // A chunk belongs to the rank whose share of the token line holds the chunk's middle; comparing doubled and scaled
-  // integers keeps that exact.
+  // A chunk belongs to the rank whose share of the token line holds the chunk's middle; comparing doubled and
+  // scaled integers keeps that exact.
   const auto owner_is_below = [&](std::int64_t before, const Chunk& chunk, int bound) {
     return (2 * before + chunk.tokens) * ranks < 2 * total * bound;
   };

@@ -22,7 +22,9 @@ struct RowSums {
   }
 };
 
-double ratio(double part, double whole) { return whole > 0 ? part / whole : 0; }
+double ratio(double part, double whole) {
+  return whole > 0 ? part / whole : 0;
+}
 
 QuantizedLayer empty_layer(const LayerToQuantize& layer, const StageFactor& factor, int bits) {
   QuantizedLayer result;
@@ -46,8 +48,8 @@ void place(const QuantizedRows& rows, std::int64_t first, QuantizedLayer& layer)
 
 }  // namespace
 
-StageSolver::StageSolver(Backend& backend, Communicator& comm, const Recipe& recipe, std::int64_t total_tokens,
-                         std::int64_t total_samples, PhaseClock& phases)
+StageSolver::StageSolver(Backend& backend, Communicator& comm, const Recipe& recipe,
+                         std::int64_t total_tokens, std::int64_t total_samples, PhaseClock& phases)
     : backend_(backend),
       comm_(comm),
       recipe_(recipe),
@@ -55,7 +57,8 @@ StageSolver::StageSolver(Backend& backend, Communicator& comm, const Recipe& rec
       total_samples_(total_samples),
       phases_(phases) {}
 
-HessianSum StageSolver::accumulate(const Activations& activations, std::int64_t width, std::vector<float> maximum) {
+HessianSum StageSolver::accumulate(const Activations& activations, std::int64_t width,
+                                   std::vector<float> maximum) {
   {
     const auto scope = phases_.in("reduce");
     comm_.all_reduce_max(maximum);

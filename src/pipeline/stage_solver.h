@@ -17,17 +17,18 @@ namespace gptq {
 
 /// A layer chosen for quantization: its place in the model and its original weight.
 struct LayerToQuantize {
-  std::string module;               ///< full name
-  std::string name;                 ///< inside the block
+  std::string module;                  ///< full name
+  std::string name;                    ///< inside the block
   const HostTensor* weight = nullptr;  ///< (out, in)
 };
 
 struct SolvedStage {
-  std::vector<QuantizedLayer> layers;         ///< in the order asked for, complete on every rank
-  std::vector<LayerStatistics> statistics;    ///< likewise
+  std::vector<QuantizedLayer> layers;       ///< in the order asked for, complete on every rank
+  std::vector<LayerStatistics> statistics;  ///< likewise
 };
 
-/// Quantizes the layers of one stage group together: exact Hessian sum over all ranks, one factor, rows over all ranks.
+/// Quantizes the layers of one stage group together: exact Hessian sum over all ranks, one factor, rows over
+/// all ranks.
 class StageSolver {
  public:
   StageSolver(Backend& backend, Communicator& comm, const Recipe& recipe, std::int64_t total_tokens,
@@ -39,10 +40,12 @@ class StageSolver {
   StageFactor factor(const HessianSum& sum);
   /// The factor of round-to-nearest: no Hessian at all.
   StageFactor no_factor(std::int64_t width) const;
-  SolvedStage solve(const StageFactor& factor, const std::vector<LayerToQuantize>& layers, std::int64_t block);
+  SolvedStage solve(const StageFactor& factor, const std::vector<LayerToQuantize>& layers,
+                    std::int64_t block);
 
  private:
-  std::vector<QuantizedRows> solve_own_rows(const StageFactor& factor, const std::vector<LayerToQuantize>& layers,
+  std::vector<QuantizedRows> solve_own_rows(const StageFactor& factor,
+                                            const std::vector<LayerToQuantize>& layers,
                                             const std::vector<RowRange>& ranges);
 
   Backend& backend_;

@@ -8,20 +8,23 @@
 
 namespace gptq {
 
-/// Everything the solve of a stage group needs, the same for each of its layers; serialisable for a broadcast.
+/// Everything the solve of a stage group needs, the same for each of its layers; serialisable for a
+/// broadcast.
 struct StageFactor {
   SolveColumns columns;
-  std::vector<float> r;          ///< (n, n) row-major upper triangular, rows and columns in visiting order; empty: RTN
-  double damping = 0;            ///< λ added to the diagonal
-  double damp_percent = 0;       ///< the fraction that was needed
+  std::vector<float>
+      r;               ///< (n, n) row-major upper triangular, rows and columns in visiting order; empty: RTN
+  double damping = 0;  ///< λ added to the diagonal
+  double damp_percent = 0;         ///< the fraction that was needed
   std::int64_t damping_steps = 0;  ///< increases after the first try failed
-  bool fallback = false;         ///< no damping helped: these layers are rounded to nearest
+  bool fallback = false;           ///< no damping helped: these layers are rounded to nearest
 };
 
-/// Damps, orders and factors H (n, n), host doubles, consumed. λ = damp_percent · mean of diag(H) over the columns
-/// that some token used; the others (dead, H_ii = 0) get H_ii = 1. Where H + λI is not positive definite in double
-/// precision, damp_percent grows by damp_auto_increment until it would reach 1; then fallback is set, r is empty and
-/// damp_percent is the last value tried. Throws NumericalError if H holds NaN or infinity.
+/// Damps, orders and factors H (n, n), host doubles, consumed. λ = damp_percent · mean of diag(H) over the
+/// columns that some token used; the others (dead, H_ii = 0) get H_ii = 1. Where H + λI is not positive
+/// definite in double precision, damp_percent grows by damp_auto_increment until it would reach 1; then
+/// fallback is set, r is empty and damp_percent is the last value tried. Throws NumericalError if H holds NaN
+/// or infinity.
 StageFactor factor_hessian(Kernels& kernels, std::vector<double> hessian, std::int64_t n,
                            const QuantizationSection& options);
 

@@ -29,7 +29,7 @@ struct LayerStatistics {
 
 /// A quantized linear, in full on every rank that holds it.
 struct QuantizedLayer {
-  std::string module;                  ///< full name, "model.layers.3.mlp.down_proj"
+  std::string module;  ///< full name, "model.layers.3.mlp.down_proj"
   std::int64_t out_features = 0;
   std::int64_t in_features = 0;
   std::int64_t groups = 1;
@@ -43,7 +43,8 @@ struct QuantizedLayer {
 /// (out, in) floats: scale · (code − zero).
 HostTensor dequantize(const QuantizedLayer& layer);
 
-/// Panels of `SolveOptions::kPanelRows` rows per layer, dealt to ranks in contiguous runs of nearly equal work.
+/// Panels of `SolveOptions::kPanelRows` rows per layer, dealt to ranks in contiguous runs of nearly equal
+/// work.
 struct RowRange {
   std::int64_t layer = 0;  ///< index in the stage group
   std::int64_t first = 0;

@@ -14,8 +14,8 @@ class Recipe {
   /// Throws UsageError for an include/exclude text that is no regex.
   explicit Recipe(const QuantizationSection& section);
 
-  /// module: full name, "model.layers.3.mlp.down_proj". A text of include/exclude matches if it equals the full name
-  /// or the name inside the block, or if it is found in the full name as an ECMAScript regex.
+  /// module: full name, "model.layers.3.mlp.down_proj". A text of include/exclude matches if it equals the
+  /// full name or the name inside the block, or if it is found in the full name as an ECMAScript regex.
   bool selects(const std::string& module) const;
   const QuantizationSection& section() const { return section_; }
   SolveOptions solve_options() const;

@@ -1,13 +1,13 @@
-// What a tired user gets wrong: a clear message, the documented exit code, and nothing lost or left half-written.
+// What a tired user gets wrong: a clear message, the documented exit code, and nothing lost or left
+// half-written.
 
-#include <fcntl.h>
-#include <unistd.h>
-
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "job_fixture.h"
+#include "model/safetensors_reader.h"
 
 namespace gptq::test {
 namespace {
@@ -78,18 +78,34 @@ TEST_F(BadInput, CalibrationThatIsNoHdf5) {
   expect_refusal(quantize(), ExitCode::bad_input, "calibration.h5");
 }
 
-TEST_F(BadInput, NanInAWeightNamesTheTensor) {
-  // The last two bytes of the file belong to some bf16 tensor: make it NaN.
-  const std::string file = path("model") + "/model.safetensors";
-  const int descriptor = open(file.c_str(), O_RDWR);
-  const unsigned char nan[2] = {0xff, 0x7f};
-  ASSERT_EQ(pwrite(descriptor, nan, 2, static_cast<off_t>(fs::file_size(file)) - 2), 2);
-  close(descriptor);
-  const ProgramResult result = quantize({}, 2);
-  EXPECT_NE(result.exit_code, 0);
-  EXPECT_THAT(result.output, HasSubstr("NaN"));
-  EXPECT_FALSE(fs::exists(path("output") + "/config.json"));
+/// Makes the tensor's first element NaN: all bits set is one in every float type.
+void poison(const fs::path& model, const std::string& tensor) {
+  const TensorInfo info = SafetensorsReader(model).info(tensor);
+  std::fstream file(model / info.file, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(static_cast<std::streamoff>(info.offset));
+  file.write("\xff\xff\xff\xff", static_cast<std::streamsize>(size_of(info.dtype)));
+  ASSERT_TRUE(file.good());
 }
+
+class NanInAWeight : public BadInput, public testing::WithParamInterface<const char*> {};
+
+TEST_P(NanInAWeight, NamesTheTensor) {
+  poison(path("model"), GetParam());
+  const ProgramResult result = quantize({}, 2);
+  expect_refusal(result, ExitCode::bad_input, "NaN");
+  EXPECT_THAT(result.output, HasSubstr(GetParam()));
+}
+
+INSTANTIATE_TEST_SUITE_P(Tensors, NanInAWeight,
+                         testing::Values("model.embed_tokens.weight",
+                                         "model.layers.0.self_attn.k_proj.weight",
+                                         "model.layers.1.mlp.down_proj.weight",
+                                         "model.layers.1.input_layernorm.weight", "model.norm.weight"),
+                         [](const auto& test) {
+                           std::string name = test.param;
+                           std::replace(name.begin(), name.end(), '.', '_');
+                           return name;
+                         });
 
 TEST_F(BadInput, OutputPathBelowAFile) {
   std::ofstream(path("file")) << "x";
@@ -106,7 +122,7 @@ TEST_F(BadInput, ForeignOutputDirectoryIsNotTouched) {
 
 TEST_F(BadInput, TheSourceModelIsNeverTheOutput) {
   const ProgramResult result = quantize({"--overwrite", "--set", "output.path=" + path("model")});
-  EXPECT_EQ(result.exit_code, static_cast<int>(ExitCode::io)) << result.output;
+  EXPECT_EQ(result.exit_code, static_cast<int>(ExitCode::bad_usage)) << result.output;
   EXPECT_TRUE(fs::exists(path("model") + "/model.safetensors"));
 }
 
@@ -143,8 +159,9 @@ TEST_F(Fallbacks, AboveTheLimitFailTheJob) {
 
 TEST_F(Fallbacks, AreCountedInTheReport) {
   write_calibration(path("calibration.h5"), 1, 3, 128, 1, false);
-  const ProgramResult result = quantize({"--set", "quantization.damp_percent=1e-12", "--set",
-                                         "quantization.damp_auto_increment=0", "--set", "quantization.max_fallbacks=100"});
+  const ProgramResult result =
+      quantize({"--set", "quantization.damp_percent=1e-12", "--set", "quantization.damp_auto_increment=0",
+                "--set", "quantization.max_fallbacks=100"});
   ASSERT_EQ(result.exit_code, 0) << result.output;
   const auto report = nlohmann::json::parse(std::ifstream(path("output") + "/report.json"));
   EXPECT_GT(report.at("summary").at("fallbacks").get<int>(), 0);

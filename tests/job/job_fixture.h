@@ -1,5 +1,6 @@
 #pragma once
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -12,7 +13,8 @@
 
 namespace gptq::test {
 
-/// A small random model, calibration and evaluation data, and a job file over them, in a directory of their own.
+/// A small random model, calibration and evaluation data, and a job file over them, in a directory of their
+/// own.
 class JobTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -41,12 +43,14 @@ class JobTest : public testing::Test {
   }
 
   /// Quantizes into directory `name` and returns the hashes of its tensors.
-  std::vector<std::pair<std::string, std::string>> hashes_of_run(const std::string& name, int ranks, int threads,
+  std::vector<std::pair<std::string, std::string>> hashes_of_run(const std::string& name, int ranks,
+                                                                 int threads,
                                                                  std::vector<std::string> more = {}) {
     more.insert(more.end(), {"--set", "output.path=" + path(name)});
     const ProgramResult result = quantize(more, ranks, threads);
     EXPECT_EQ(result.exit_code, 0) << result.output;
-    return result.exit_code == 0 ? tensor_hashes(path(name)) : std::vector<std::pair<std::string, std::string>>{};
+    return result.exit_code == 0 ? tensor_hashes(path(name))
+                                 : std::vector<std::pair<std::string, std::string>>{};
   }
 
   TempDirectory directory_;

@@ -30,7 +30,8 @@ TEST_F(MoreRanksThanSamples, IdleRanksHelpWithTheSolve) {
 using OutputBytes = JobTest;
 
 TEST_F(OutputBytes, DependOnTheBits) {
-  EXPECT_NE(hashes_of_run("four-bit", 1, 1), hashes_of_run("three-bit", 1, 1, {"--set", "quantization.bits=3"}));
+  EXPECT_NE(hashes_of_run("four-bit", 1, 1),
+            hashes_of_run("three-bit", 1, 1, {"--set", "quantization.bits=3"}));
 }
 
 }  // namespace

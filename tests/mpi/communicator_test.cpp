@@ -21,7 +21,8 @@ TEST(Communicator, SumsIntegersExactlyBeyondDoublePrecision) {
 }
 
 TEST(Communicator, MaxOfMagnitudesIsExact) {
-  std::vector<float> values{static_cast<float>(world().rank()), 1e-38f * static_cast<float>(world().rank() + 1), 0.0f};
+  std::vector<float> values{static_cast<float>(world().rank()),
+                            1e-38f * static_cast<float>(world().rank() + 1), 0.0f};
   world().all_reduce_max(std::span<float>(values));
   EXPECT_EQ(values[0], static_cast<float>(world().size() - 1));
   EXPECT_EQ(values[1], 1e-38f * static_cast<float>(world().size()));
@@ -30,7 +31,8 @@ TEST(Communicator, MaxOfMagnitudesIsExact) {
 
 TEST(Communicator, NanOnOneRankReachesAll) {
   const bool last = world().rank() == world().size() - 1;
-  std::vector<float> values{last ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity()};
+  std::vector<float> values{last ? std::numeric_limits<float>::quiet_NaN()
+                                 : std::numeric_limits<float>::infinity()};
   world().all_reduce_max(std::span<float>(values));
   EXPECT_TRUE(std::isnan(values[0]));
 }

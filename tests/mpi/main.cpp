@@ -1,5 +1,5 @@
-// One gtest program for all ranks: every rank runs every test in the same order. Rank 0 prints everything, the others
-// their failures; the launcher fails if any rank does.
+// One gtest program for all ranks: every rank runs every test in the same order. Rank 0 prints everything,
+// the others their failures; the launcher fails if any rank does.
 
 #include <gtest/gtest.h>
 
@@ -9,7 +9,9 @@ namespace gptq::test {
 namespace {
 Communicator* world_pointer = nullptr;
 }
-Communicator& world() { return *world_pointer; }
+Communicator& world() {
+  return *world_pointer;
+}
 }  // namespace gptq::test
 
 int main(int argc, char** argv) {

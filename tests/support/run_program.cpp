@@ -24,7 +24,10 @@ std::string quoted(const std::string& text) {
 ProgramResult run_program(const std::vector<std::string>& arguments, int ranks, int threads) {
   std::string command = fmt::format("OMP_NUM_THREADS={} timeout -k 5 120 ", threads);
   if (ranks > 1) {
-    command += fmt::format("env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe --bind-to none -n {} ", ranks);
+    command += fmt::format(
+        "env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe --bind-to none "
+        "-n {} ",
+        ranks);
   }
   command += quoted(GPTQ_PROGRAM);
   for (const std::string& argument : arguments) command += " " + quoted(argument);
@@ -33,7 +36,8 @@ ProgramResult run_program(const std::vector<std::string>& arguments, int ranks, 
   GPTQ_EXPECT(pipe != nullptr);
   ProgramResult result;
   std::array<char, 4096> buffer{};
-  while (const std::size_t count = fread(buffer.data(), 1, buffer.size(), pipe)) result.output.append(buffer.data(), count);
+  while (const std::size_t count = fread(buffer.data(), 1, buffer.size(), pipe))
+    result.output.append(buffer.data(), count);
   const int status = pclose(pipe);
   result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128;
   return result;

@@ -137,6 +137,24 @@ TEST_F(DecoderBlockTest, GroupByGroupIsTheSameAsAtOnce) {
   EXPECT_EQ(bytes_of(stream), at_once);
 }
 
+TEST_F(DecoderBlockTest, InputAndNextInputMayShareMemory) {
+  DecoderBlock block(*backend_, model_, weights_, rotary_, DType::f32);
+  const std::string at_once = bytes_of(forward(block));
+  const HostTensor stream = hidden();
+  const std::int64_t rows = expected_.batch.rows();
+  std::int64_t widest = 0;
+  for (std::int64_t g = 0; g < 4; ++g) widest = std::max(widest, block.group_width(g));
+  const HostTensor memory = make_tensor(DType::f32, {rows, widest});
+  const auto view = [&](std::int64_t g) {
+    return Matrix{memory.storage.data(), DType::f32, rows, block.group_width(g), block.group_width(g)};
+  };
+  block.enter(expected_.batch, stream.matrix(), view(0));
+  for (std::int64_t g = 0; g < 4; ++g) {
+    block.advance(g, expected_.batch, stream.matrix(), view(g), g < 3 ? view(g + 1) : Matrix{});
+  }
+  EXPECT_EQ(bytes_of(stream), at_once);
+}
+
 TEST_F(DecoderBlockTest, AnExchangedWeightIsUsed) {
   DecoderBlock block(*backend_, model_, weights_, rotary_, DType::f32);
   const std::string before = bytes_of(forward(block));
@@ -146,7 +164,6 @@ TEST_F(DecoderBlockTest, AnExchangedWeightIsUsed) {
       HostTensor zero = make_tensor(DType::f32, original.shape);
       std::memset(zero.storage.data(), 0, zero.storage.size());
       block.set_linear(layer.name, zero.matrix());
-      // k's weight is felt through the softmax only, q's likewise; each changes the result nevertheless.
       EXPECT_NE(bytes_of(forward(block)), before) << layer.name;
       block.set_linear(layer.name, original.matrix());
       EXPECT_EQ(bytes_of(forward(block)), before) << layer.name;

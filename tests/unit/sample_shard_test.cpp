@@ -20,7 +20,9 @@ TEST(MakeChunks, FillsUpToTheLimitAndNeverSplitsASample) {
   EXPECT_EQ(chunks[3].samples, 2);
 }
 
-TEST(MakeChunks, NoSamplesNoChunks) { EXPECT_TRUE(make_chunks({}, 100).empty()); }
+TEST(MakeChunks, NoSamplesNoChunks) {
+  EXPECT_TRUE(make_chunks({}, 100).empty());
+}
 
 TEST(ChunksOfRank, CoverEveryChunkOnceInOrderForAnyRankCount) {
   std::mt19937 random(7);
