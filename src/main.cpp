@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "base/log.h"
+#include "base/process.h"
 #include "comm/communicator.h"
 #include "config/command_line.h"
 #include "config/requirements.h"
@@ -106,6 +107,7 @@ ExitCode run(const CommandLine& line, Communicator& comm) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  keep_freed_memory();
   MpiRuntime mpi(&argc, &argv);
   const std::unique_ptr<Communicator> comm = mpi.world();
   CommandLine line;

@@ -1,7 +1,5 @@
 #include "backend/cpu_backend.h"
 
-#include <malloc.h>
-
 #include <map>
 
 #include "base/error.h"
@@ -11,16 +9,6 @@
 
 namespace gptq {
 namespace {
-
-/// glibc gives large buffers back to the kernel at every free and gets them back as fresh pages: half of a
-/// naive engine's time goes into page faults. Keep them, up to the largest sizes that glibc lets one set.
-void keep_freed_memory() {
-  mallopt(M_MMAP_THRESHOLD, 32 << 20);
-  mallopt(M_TRIM_THRESHOLD, 512 << 20);
-  // One arena for all threads: blocks are read on a thread of their own, and memory freed in one arena is of
-  // no use to another.
-  mallopt(M_ARENA_MAX, 1);
-}
 
 class CpuBackend final : public Backend {
  public:
@@ -50,7 +38,6 @@ class CpuBackend final : public Backend {
 }  // namespace
 
 std::unique_ptr<Backend> make_cpu_backend(int threads) {
-  keep_freed_memory();
   return std::make_unique<CpuBackend>(threads > 0 ? threads : available_cores());
 }
 

@@ -1,7 +1,8 @@
 #include "base/tensor.h"
 
 #include <cstdlib>
-#include <new>
+#include <memory>
+#include <utility>
 
 #include "base/error.h"
 
@@ -36,16 +37,32 @@ void HostBuffer::Free::operator()(std::byte* pointer) const {
   std::free(pointer);
 }
 
+// Aligned by hand: glibc's aligned_alloc looks for a free piece larger than it then keeps, so a freed buffer
+// never fits the next one of its own size, and a job that frees and takes the same buffers grows at every
+// block.
 HostBuffer::HostBuffer(std::size_t bytes) : bytes_(bytes) {
-  const std::size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-  void* memory = std::aligned_alloc(kAlignment, rounded == 0 ? kAlignment : rounded);
+  std::size_t room = bytes + kAlignment;
+  void* memory = std::malloc(room);
   if (memory == nullptr) {
     throw Error(ExitCode::io,
                 fmt::format("out of host memory: {} bytes were asked for; use more ranks or nodes, "
                             "or fewer samples (see `gptq-hpc plan`)",
                             bytes));
   }
-  data_.reset(static_cast<std::byte*>(memory));
+  memory_.reset(static_cast<std::byte*>(memory));
+  data_ = static_cast<std::byte*>(std::align(kAlignment, bytes, memory, room));
+}
+
+HostBuffer::HostBuffer(HostBuffer&& other) noexcept
+    : memory_(std::move(other.memory_)),
+      data_(std::exchange(other.data_, nullptr)),
+      bytes_(std::exchange(other.bytes_, 0)) {}
+
+HostBuffer& HostBuffer::operator=(HostBuffer&& other) noexcept {
+  memory_ = std::move(other.memory_);
+  data_ = std::exchange(other.data_, nullptr);
+  bytes_ = std::exchange(other.bytes_, 0);
+  return *this;
 }
 
 std::int64_t HostTensor::elements() const {

@@ -15,15 +15,18 @@ class HostBuffer {
  public:
   HostBuffer() = default;
   explicit HostBuffer(std::size_t bytes);
+  HostBuffer(HostBuffer&& other) noexcept;
+  HostBuffer& operator=(HostBuffer&& other) noexcept;
 
-  std::byte* data() const { return data_.get(); }
+  std::byte* data() const { return data_; }
   std::size_t size() const { return bytes_; }
 
  private:
   struct Free {
     void operator()(std::byte* pointer) const;
   };
-  std::unique_ptr<std::byte[], Free> data_;
+  std::unique_ptr<std::byte[], Free> memory_;
+  std::byte* data_ = nullptr;  ///< the first aligned byte of memory_
   std::size_t bytes_ = 0;
 };
 
