@@ -27,6 +27,21 @@ from text_sources import SourceError  # noqa: E402
 FORMAT, VERSION = "gptq-hpc-calibration", 1
 
 
+def vocabulary_sha256(tokenizer_path):
+    """Hash of which token has which id (docs/calibration-format.md): the same however the tokenizer was saved."""
+    try:
+        tokenizer = json.loads(text_sources.read_utf8(tokenizer_path))
+        vocabulary = tokenizer["model"].get("vocab", {})
+        pairs = vocabulary.items() if isinstance(vocabulary, dict) else ((entry[0], i) for i, entry in enumerate(vocabulary))
+        words = {(number, token.encode()) for token, number in pairs}
+        words |= {(added["id"], added["content"].encode()) for added in tokenizer.get("added_tokens", [])}
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise SourceError(f"{tokenizer_path} is not a tokenizer: {error!r}; fetch the model again") from error
+    if not words:
+        return ""
+    return hashlib.sha256(b"".join(b"%d %s\n" % word for word in sorted(words))).hexdigest()
+
+
 class OneLineParser(argparse.ArgumentParser):
     def error(self, message):
         raise SourceError(f"{message} (--help lists the options)")
@@ -52,8 +67,7 @@ class Model:
         if needs_tokenizer and not has_tokenizer:
             raise SourceError(f"{self.tokenizer_path} does not exist: save the model's fast tokenizer there, or pass "
                               "token ids with --ids")
-        self.tokenizer_sha256 = (
-            hashlib.sha256(self.tokenizer_path.read_bytes()).hexdigest() if has_tokenizer else "")
+        self.vocabulary_sha256 = vocabulary_sha256(self.tokenizer_path) if has_tokenizer else ""
 
     def pick_pad_id(self, config):
         for key in ("pad_token_id", "eos_token_id", "bos_token_id"):
@@ -243,7 +257,7 @@ def main(arguments=None):
     documents = Documents(args, model)
     ids, lengths = pack(draw_samples(documents, args), args.seqlen, model.pad_id, model.vocab_size)
     attributes = {
-        "format": FORMAT, "version": VERSION, "source": documents.name, "tokenizer_sha256": model.tokenizer_sha256,
+        "format": FORMAT, "version": VERSION, "source": documents.name, "vocabulary_sha256": model.vocabulary_sha256,
         "vocab_size": model.vocab_size, "nsamples": len(ids), "seqlen": args.seqlen, "seed": args.seed,
         "mode": "contiguous" if args.contiguous else args.mode, "created_by": "gptq-hpc prepare_calibration.py",
         "sha256": hashlib.sha256(ids.tobytes() + lengths.tobytes()).hexdigest()}

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/sha256.h"
 #include "io/hdf5_handle.h"
+#include "io/vocabulary.h"
 
 namespace gptq {
 namespace {
@@ -207,7 +208,7 @@ CalibrationData read_calibration(const std::string& path, std::int64_t limit, st
   data.source = file.text("source");
   data.mode = file.text("mode");
   data.created_by = file.text("created_by");
-  data.tokenizer_sha256 = file.text("tokenizer_sha256");
+  data.vocabulary_sha256 = file.text("vocabulary_sha256");
   data.sha256 = file.text("sha256");
   data.seed = file.integer("seed");
   data.seqlen = file.integer("seqlen");
@@ -235,15 +236,12 @@ CalibrationData read_calibration(const std::string& path, std::int64_t limit, st
 }
 
 void check_tokenizer(const CalibrationData& data, const fs::path& model_directory) {
-  const fs::path tokenizer = model_directory / "tokenizer.json";
-  std::error_code ignored;
-  if (data.tokenizer_sha256.empty() || !fs::exists(tokenizer, ignored)) return;
-  const std::string found = sha256_of_file(tokenizer);
-  if (found == data.tokenizer_sha256) return;
+  const std::string found = vocabulary_sha256(model_directory);
+  if (data.vocabulary_sha256.empty() || found.empty() || found == data.vocabulary_sha256) return;
   throw InputError(
-      "{} was made with another tokenizer (SHA-256 {}) than {} ({}): its token ids mean other words to "
+      "{} was made with another tokenizer (vocabulary {}) than the one in {} ({}): its token ids mean other words to "
       "this model; make it again with this model's tokenizer",
-      data.path, data.tokenizer_sha256, tokenizer.string(), found);
+      data.path, data.vocabulary_sha256, model_directory.string(), found);
 }
 
 }  // namespace gptq

@@ -14,7 +14,7 @@ struct CalibrationData {
   std::string source;
   std::string mode;              ///< windows | rows | contiguous
   std::string created_by;        ///< program and version
-  std::string tokenizer_sha256;  ///< of the model's tokenizer.json; empty: unknown
+  std::string vocabulary_sha256;  ///< of the tokenizer's words (io/vocabulary.h); empty: unknown
   std::int64_t seed = 0;
   std::int64_t seqlen = 0;
   std::int64_t vocab_size = 0;  ///< of the tokenizer that made it
@@ -29,7 +29,7 @@ struct CalibrationData {
 /// by sample and position).
 CalibrationData read_calibration(const std::string& path, std::int64_t limit, std::int64_t model_vocab_size);
 
-/// Throws InputError if the file was made with another tokenizer than the model's tokenizer.json. Where
+/// Throws InputError if the file was made with a tokenizer of other words than the model's tokenizer.json. Where
 /// either is unknown nothing is checked.
 void check_tokenizer(const CalibrationData& data, const std::filesystem::path& model_directory);
 

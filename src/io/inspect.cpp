@@ -133,7 +133,7 @@ std::string describe_calibration(const fs::path& path) {
   out.line("source", data.source);
   out.line("mode", fmt::format("{}, seed {}", data.mode, data.seed));
   out.line("made by", data.created_by);
-  out.line("tokenizer", data.tokenizer_sha256.empty() ? "unknown" : "SHA-256 " + data.tokenizer_sha256);
+  out.line("vocabulary", data.vocabulary_sha256.empty() ? "unknown" : "SHA-256 " + data.vocabulary_sha256);
   out.line("content", fmt::format("SHA-256 {} (checked)", data.sha256));
   return out.text();
 }

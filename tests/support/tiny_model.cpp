@@ -238,7 +238,7 @@ void write_calibration(const fs::path& path, std::int64_t samples, std::int64_t 
   write_text(file.get(), "format", "gptq-hpc-calibration");
   write_integer(file.get(), "version", 1);
   write_text(file.get(), "source", "tests/support/tiny_model.cpp");
-  write_text(file.get(), "tokenizer_sha256", "");
+  write_text(file.get(), "vocabulary_sha256", "");
   write_integer(file.get(), "vocab_size", vocab);
   write_integer(file.get(), "nsamples", samples);
   write_integer(file.get(), "seqlen", seqlen);

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/sha256.h"
 #include "io/calibration.h"
+#include "io/vocabulary.h"
 #include "io/hdf5_handle.h"
 #include "support/temp_directory.h"
 #include "support/tiny_model.h"
@@ -222,15 +223,38 @@ TEST_F(Calibration, TruncatedFile) {
   EXPECT_THROW(read_calibration(path(), 0, 100), Error);
 }
 
-TEST_F(Calibration, AnotherTokenizer) {
-  std::ofstream(directory_ / "tokenizer.json") << "{}";
+class Tokenizer : public Calibration {
+ protected:
+  void write_tokenizer(const std::string& json) { std::ofstream(directory_ / "tokenizer.json") << json; }
+  const std::filesystem::path& model() const { return directory_.path(); }
+};
+
+TEST_F(Tokenizer, OtherWordsAreRefused) {
+  write_tokenizer(R"({"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": [{"id": 2, "content": "<s>"}]})");
   CalibrationData data;
-  EXPECT_NO_THROW(check_tokenizer(data, directory_.path())) << "unknown tokenizer";
-  data.tokenizer_sha256 = sha256_of_file(directory_ / "tokenizer.json");
-  EXPECT_NO_THROW(check_tokenizer(data, directory_.path()));
-  data.tokenizer_sha256[0] = data.tokenizer_sha256[0] == '0' ? '1' : '0';
-  EXPECT_THROW(check_tokenizer(data, directory_.path()), InputError);
+  EXPECT_NO_THROW(check_tokenizer(data, model())) << "unknown tokenizer";
+  data.vocabulary_sha256 = vocabulary_sha256(model());
+  EXPECT_NO_THROW(check_tokenizer(data, model()));
   EXPECT_NO_THROW(check_tokenizer(data, directory_ / "elsewhere")) << "a model without tokenizer.json";
+  write_tokenizer(R"({"model": {"vocab": {"a": 1, "b": 0}}, "added_tokens": [{"id": 2, "content": "<s>"}]})");
+  EXPECT_THROW(check_tokenizer(data, model()), InputError);
+}
+
+// Found when evaluating GPTQModel's output: it saves the tokenizer again, in other bytes.
+TEST_F(Tokenizer, SavedAgainInAnotherFormIsTheSame) {
+  write_tokenizer(R"({"model": {"vocab": {"\u00e9": 0, "b": 1}}, "added_tokens": [{"id": 1, "content": "b"}]})");
+  const std::string first = vocabulary_sha256(model());
+  write_tokenizer("{\"version\": \"1.0\",\n \"model\": {\"vocab\": {\"b\": 1, \"\u00e9\": 0}}}");
+  EXPECT_EQ(vocabulary_sha256(model()), first);
+  write_tokenizer(R"({"model": {"type": "Unigram", "vocab": [["é", -1.5], ["b", -2]]}})");
+  EXPECT_EQ(vocabulary_sha256(model()), first);
+  // The same figure as in tools/tests: both programs must agree on it.
+  EXPECT_EQ(first, "59dbac0a809f1544b19a45deba374fe2af77861cc59f5dc75ac2f05364141f35");
+}
+
+TEST_F(Tokenizer, BrokenFileIsNamed) {
+  write_tokenizer("{\"model\": ");
+  EXPECT_THROW(vocabulary_sha256(model()), InputError);
 }
 
 }  // namespace

@@ -78,9 +78,20 @@ class PrepareCalibration(unittest.TestCase):
         self.assertEqual(np.dtype("<i4"), ids.dtype)
         self.assertEqual("gptq-hpc-calibration", attributes["format"])
         self.assertEqual(hashlib.sha256(ids.tobytes() + lengths.tobytes()).hexdigest(), attributes["sha256"])
-        self.assertEqual(hashlib.sha256((self.model / "tokenizer.json").read_bytes()).hexdigest(),
-                         attributes["tokenizer_sha256"])
+        self.assertEqual(prepare_calibration.vocabulary_sha256(self.model / "tokenizer.json"),
+                         attributes["vocabulary_sha256"])
         self.assertEqual(63, pad_id)
+
+    def test_a_tokenizer_saved_in_another_form_has_the_same_vocabulary(self):
+        path = self.model / "tokenizer.json"
+        expected = "59dbac0a809f1544b19a45deba374fe2af77861cc59f5dc75ac2f05364141f35"  # the same as in tests/unit/io_calibration_test.cpp
+        for tokenizer in (
+            {"model": {"vocab": {"é": 0, "b": 1}}, "added_tokens": [{"id": 1, "content": "b"}]},
+            {"model": {"vocab": {"b": 1, "é": 0}}},
+            {"model": {"type": "Unigram", "vocab": [["é", -1.5], ["b", -2]]}},
+        ):
+            path.write_text(json.dumps(tokenizer), encoding="utf-8")
+            self.assertEqual(expected, prepare_calibration.vocabulary_sha256(path))
 
     def test_same_seed_same_file(self):
         first = self.run_tool("--source", self.text, "--nsamples", 4, "--seqlen", 8)
@@ -159,7 +170,7 @@ class PrepareCalibration(unittest.TestCase):
         self.assert_refused("rows only", "--source", self.text, "--min-length", 3)
         self.assert_refused("existing directory", "--source", self.text, "--output", self.folder / "no" / "x.h5")
         (self.model / "tokenizer.json").write_text("{}")
-        self.assert_refused("tokenizer.json cannot be loaded", "--source", self.text)
+        self.assert_refused("tokenizer.json is not a tokenizer", "--source", self.text)
         (self.model / "tokenizer.json").unlink()
         self.assert_refused("--ids", "--source", self.text)
         self.write_config(hidden_size=3)

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/tensor.h"
+#include "quant/quantized_layer.h"
+
+namespace gptq {
+
+/// What one rank puts into a generation (docs/checkpoint-format.md): borrowed views of memory that must not change
+/// while the file is written.
+struct RankState {
+  std::int64_t generation = 0;
+  int rank = 0;
+  std::int64_t block = 0;
+  std::int64_t group = 0;
+  std::vector<std::int64_t> samples;  ///< global indices, ascending and consecutive
+  std::vector<std::int64_t> lengths;  ///< tokens of each
+  Matrix hidden;                      ///< (tokens, hidden_size) f32
+  Matrix x;                           ///< (tokens, width) bf16 or f32; no data: not part of the state
+  Matrix hidden_before;               ///< (tokens, hidden_size) f32; no data: not part of the state
+  std::span<const std::int64_t> sum;  ///< empty: outside a sum
+  std::vector<std::int64_t> chunks_summed;
+  const std::vector<QuantizedLayer>* layers = nullptr;  ///< finished layers of the present block; the root's only
+};
+
+struct WrittenFile {
+  std::uint64_t bytes = 0;
+  std::string sha256;
+};
+
+/// Writes `path` + ".partial", closes and syncs it, reads it back comparing every dataset with memory while hashing the
+/// whole, and renames it. Throws IoError; then only the partial file may be left behind.
+WrittenFile write_rank_file(const std::filesystem::path& path, const RankState& state);
+
+/// Reads parts of a rank file whose hash was found good. Throws InputError naming the file where it is not what its
+/// manifest says.
+class RankFile {
+ public:
+  explicit RankFile(const std::filesystem::path& path);
+  ~RankFile();
+
+  const std::vector<std::int64_t>& samples() const;
+  const std::vector<std::int64_t>& lengths() const;
+  bool has(const std::string& dataset) const;  ///< "x", "hidden_before", "sum"
+  /// Rows of the samples [first, first + count) (global indices) into `target`, whose rows, columns and type must fit.
+  /// dataset: "hidden", "x" or "hidden_before".
+  void read_rows(const std::string& dataset, std::int64_t first, std::int64_t count, const Matrix& target) const;
+  /// Adds the file's sum to `panels` (same size).
+  void add_sum(std::span<std::int64_t> panels) const;
+  std::vector<QuantizedLayer> layers() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// A file of virtual datasets over the rank files: "samples", "lengths", "hidden" and, where there, "x".
+void write_view_file(const std::filesystem::path& path, const std::vector<std::filesystem::path>& rank_files);
+
+}  // namespace gptq
