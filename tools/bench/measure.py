@@ -27,7 +27,7 @@ class Measurement:
     cpu_seconds: float
     peak_pss_bytes: int
     sum_of_high_water_bytes: int
-    load_before: float  # one-minute load average: well above 0 means the machine was not quiet
+    other_cores: float  # cores kept busy by everything else meanwhile: well above 0 means the machine was not quiet
 
     def as_dict(self):
         return dict(vars(self))
@@ -86,9 +86,15 @@ class MemorySampler(threading.Thread):
         self.join()
 
 
+def busy_seconds():
+    """Processor time that all processes of the machine together have used since it started."""
+    user, nice, system, _, _, interrupts, soft_interrupts = map(int, Path("/proc/stat").read_text().split()[1:8])
+    return (user + nice + system + interrupts + soft_interrupts) / os.sysconf("SC_CLK_TCK")
+
+
 def measure(command, log_path, environment=None):
     """Runs `command` with its output in `log_path`; raises CommandFailed where it fails."""
-    load_before = os.getloadavg()[0]
+    busy_before = busy_seconds()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
     with open(log_path, "wb") as log:
@@ -98,10 +104,12 @@ def measure(command, log_path, environment=None):
         sampler.start()
         code = process.wait()
     seconds = time.perf_counter() - start
+    busy = busy_seconds() - busy_before
     sampler.stop()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if code != 0:
         tail = "\n".join(Path(log_path).read_text(errors="replace").splitlines()[-15:])
         raise CommandFailed(f"{Path(command[0]).name} ended with code {code}; the end of {log_path}:\n{tail}")
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Measurement(seconds, cpu, sampler.peak_pss, sum(sampler.high_water.values()), load_before)
+    return Measurement(seconds, cpu, sampler.peak_pss, sum(sampler.high_water.values()),
+                       max(0.0, (busy - cpu) / seconds))

@@ -44,7 +44,7 @@ def markdown(document):
         "size, summed over all processes. Quantization alone is what each system says of itself. Perplexity of all rows",
         "is measured by `gptq-hpc eval` over the same windows of text held out from calibration.", "",
         *comparison(results), ""]
-    loaded = [result["label"] for result in results if result.get("load_before", 0) > 0.5 * document["machine"]["cores"]]
+    loaded = [result["label"] for result in results if result.get("other_cores", 0) > 0.1]
     if loaded:
         lines += [f"**Not quiet**: other work ran on this machine when these were measured: {', '.join(loaded)}."]
     return "\n".join(lines).rstrip() + "\n"
