@@ -82,6 +82,9 @@ class Interface {
     if (row.command == Command::quantize) {
       command->add_flag("--overwrite", line_.overwrite,
                         "Replace an existing output that is not this job's own");
+      command->add_flag(
+          "--fresh", line_.fresh,
+          "Start over instead of resuming; discarding a checkpoint or output needs --overwrite too");
     } else {
       command->add_option("--json", line_.json, "Also write the result to this file")->type_name("FILE");
     }

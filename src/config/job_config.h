@@ -55,6 +55,17 @@ struct OutputSection {
   std::int64_t max_shard_bytes = 5'000'000'000;  ///< [result] of one safetensors file
 };
 
+struct CheckpointSection {
+  bool enabled = true;    ///< [speed] keep restart state on disk
+  std::string path;       ///< [speed] directory; empty: checkpoint/ inside output.path
+  double interval = 600;  ///< [speed] seconds between checkpoints; 0: at every safe point
+  int keep = 2;           ///< [speed] generations kept, >= 1
+};
+
+struct CommSection {
+  double timeout = 1800;  ///< [speed] seconds a rank waits in a collective for the others, > 0
+};
+
 struct EvalSection {
   std::string model;              ///< [eval] directory; empty: output.path
   std::vector<std::string> data;  ///< [eval] HDF5 files of tokens, made like the calibration's
@@ -72,6 +83,8 @@ struct JobConfig {
   QuantizationSection quantization;
   ComputeSection compute;
   OutputSection output;
+  CheckpointSection checkpoint;
+  CommSection comm;
   EvalSection eval;
   LogSection log;
 };

@@ -31,6 +31,12 @@ Limits at_least(double low) {
   return limits;
 }
 
+Limits above(double low) {
+  Limits limits = at_least(low);
+  limits.low_open = true;
+  return limits;
+}
+
 Limits this_or_at_least(std::int64_t special, double low) {
   Limits limits = at_least(low);
   limits.numbers = {special};
@@ -125,6 +131,22 @@ std::vector<Key> make_keys() {
       {KEY(output.overwrite), speed, any(), word,
        "Replace an existing output that is not this job's own; `quantize --overwrite` does the same."},
 
+      {KEY(checkpoint.enabled), speed, any(), word,
+       "Keep on disk what an interrupted job needs to go on. `quantize` resumes from it by itself;\n"
+       "`quantize --fresh` starts over. False: an interrupted job starts from the beginning."},
+      {KEY(checkpoint.path), speed, any(), path,
+       "Directory of the checkpoints; empty: checkpoint/ inside output.path."},
+      {KEY(checkpoint.interval), speed, at_least(0), word,
+       "Seconds between two checkpoints, so the most work that an interruption costs; 0: at every safe "
+       "point."},
+      {KEY(checkpoint.keep), speed, at_least(1), word,
+       "So many checkpoints are kept; a damaged one is passed over for the one before it."},
+
+      {KEY(comm.timeout), speed, above(0), word,
+       "Seconds that a rank waits for the others in a collective operation. After that the ranks that did "
+       "not\n"
+       "come are named and the job ends. Must exceed the longest work that one rank does alone."},
+
       {KEY(eval.model), eval, any(), path, "Model directory to evaluate; empty: output.path."},
       {KEY(eval.data), eval, any(), path,
        "HDF5 files of tokens, made like the calibration's; one perplexity each. Required by `eval`."},
@@ -171,7 +193,8 @@ const std::vector<Section>& job_sections() {
   static const std::vector<Section> sections = {
       {"model", "What is quantized."},        {"calibration", "Token sequences that show the model at work."},
       {"quantization", "The recipe."},        {"compute", "Where it is computed."},
-      {"output", "What is written."},         {"eval", "What `gptq-hpc eval` measures."},
+      {"output", "What is written."},         {"checkpoint", "How an interrupted job goes on."},
+      {"comm", "How ranks work together."},   {"eval", "What `gptq-hpc eval` measures."},
       {"log", "What is printed on the way."},
   };
   return sections;

@@ -55,6 +55,8 @@ TEST(CommandLine, EveryCommandWithItsValues) {
   EXPECT_EQ(parsed.line.job, "job.yaml");
   EXPECT_THAT(parsed.line.overrides, ElementsAre("quantization.bits=3", "output.path=x"));
   EXPECT_TRUE(parsed.line.overwrite);
+  EXPECT_FALSE(parsed.line.fresh);
+  EXPECT_TRUE(parse({"quantize", "job.yaml", "--fresh"}).line.fresh);
 
   parsed = parse({"plan", "job.yaml", "--ranks", "64", "--json", "plan.json"});
   EXPECT_TRUE(parsed.run);

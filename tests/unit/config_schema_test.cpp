@@ -48,6 +48,8 @@ JobConfig unusual_job() {
                       5};
   job.compute = {"cpu", "fp32", 3, 9};
   job.output = {"null", true, "gptq_v2", 1'000'000'000'000};
+  job.checkpoint = {false, "check point", 0.5, 3};
+  job.comm = {12.25};
   job.eval = {"\xc3\xa4\x01", {"a,b.h5", "[c].h5"}, 11};
   job.log = {"debug", "lines"};
   return job;
@@ -72,8 +74,10 @@ TEST(ConfigSchema, ResultKeysAreTheJobsIdentity) {
   const auto base = result_keys(job);
   EXPECT_EQ(base.at("quantization.bits"), "3");
   EXPECT_EQ(base.at("quantization.exclude"), "[\"a: b\", \"#x\", \"'\"]");
-  for (const char* path : {"compute.threads", "compute.micro_batch", "output.path", "output.overwrite",
-                           "log.level", "log.progress", "eval.model", "eval.data", "eval.num_samples"}) {
+  for (const char* path :
+       {"compute.threads", "compute.micro_batch", "output.path", "output.overwrite", "checkpoint.enabled",
+        "checkpoint.path", "checkpoint.interval", "checkpoint.keep", "comm.timeout", "log.level",
+        "log.progress", "eval.model", "eval.data", "eval.num_samples"}) {
     EXPECT_EQ(base.count(path), 0u) << path << " never changes the output's bytes";
   }
   JobConfig faster = job;
@@ -107,6 +111,10 @@ TEST(ConfigSchema, LimitsSayWhatTheyAllow) {
   EXPECT_TRUE(half_open.allow(8.0));
   EXPECT_FALSE(half_open.allow(std::nextafter(8.0, 9.0)));
   EXPECT_EQ(find_key("quantization.group_size")->limits.describe(), "-1 or at least 1");
+  EXPECT_EQ(find_key("comm.timeout")->limits.describe(), "above 0");
+  EXPECT_FALSE(find_key("comm.timeout")->limits.allow(0.0));
+  EXPECT_TRUE(find_key("checkpoint.interval")->limits.allow(0.0));
+  EXPECT_FALSE(find_key("checkpoint.keep")->limits.allow(0.0));
   EXPECT_EQ(Limits{}.describe(), "");
   EXPECT_EQ(find_key("quantization.nothing"), nullptr);
 }
