@@ -20,6 +20,7 @@ build_targets gptq-hpc
 prepare_demo
 python="$(make_venv venv-gptqmodel "$peers")" || die "the Python environment of GPTQModel could not be made"
 mkdir -p "$folder"
+make_samples calibration "$DEMO_DIR/calibration.h5" --nsamples 32 --seqlen 512
 evaluation="$folder/evaluation.h5"
 make_samples eval_a "$evaluation" --contiguous --nsamples 12 --seqlen 1024
 
