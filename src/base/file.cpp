@@ -61,6 +61,10 @@ File File::create(const std::filesystem::path& path) {
   return {open_or_fail(path, O_RDWR | O_CREAT | O_TRUNC, "create"), path};
 }
 
+File File::edit(const std::filesystem::path& path) {
+  return {open_or_fail(path, O_RDWR, "open"), path};
+}
+
 File::File(File&& other) noexcept
     : descriptor_(std::exchange(other.descriptor_, -1)), path_(std::move(other.path_)) {}
 
@@ -127,15 +131,18 @@ void File::close() {
   if (result != 0 && errno != EINTR) fail("close", path_, errno);
 }
 
-void publish_file(const std::filesystem::path& from, const std::filesystem::path& to) {
-  if (std::rename(from.c_str(), to.c_str()) != 0) fail("rename to", to, errno);
-  const auto directory = to.has_parent_path() ? to.parent_path() : std::filesystem::path(".");
+void sync_directory(const std::filesystem::path& directory) {
   const int descriptor = open_or_fail(directory, O_RDONLY | O_DIRECTORY, "open");
   const int result = fsync(descriptor);
   const int code = errno;
   ::close(descriptor);
   // Some network file systems do not sync directories; they order metadata themselves.
   if (result != 0 && code != EINVAL && code != ENOTSUP) fail("bring to disk", directory, code);
+}
+
+void publish_file(const std::filesystem::path& from, const std::filesystem::path& to) {
+  if (std::rename(from.c_str(), to.c_str()) != 0) fail("rename to", to, errno);
+  sync_directory(to.has_parent_path() ? to.parent_path() : ".");
 }
 
 void write_file(const std::filesystem::path& path, std::string_view text) {

@@ -15,6 +15,7 @@ class File {
   static File open(const std::filesystem::path& path);  ///< for reading
   static File create(
       const std::filesystem::path& path);  ///< for reading and writing; emptied; mode 0644 & ~umask
+  static File edit(const std::filesystem::path& path);  ///< for reading and writing what is there already
   File(File&& other) noexcept;
   File& operator=(File&& other) noexcept;
   ~File();
@@ -34,6 +35,9 @@ class File {
   int descriptor_ = -1;
   std::filesystem::path path_;
 };
+
+/// Names made in or removed from the directory until now stay so, whatever happens to the machine.
+void sync_directory(const std::filesystem::path& directory);
 
 /// Gives `from` its final name `to`, surely: the directory is synced as well.
 void publish_file(const std::filesystem::path& from, const std::filesystem::path& to);
