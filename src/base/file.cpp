@@ -125,6 +125,10 @@ void File::sync() const {
   if (fsync(descriptor_) != 0) fail("bring to disk", path_, errno);
 }
 
+void File::drop_from_cache() const {
+  posix_fadvise(descriptor_, 0, 0, POSIX_FADV_DONTNEED);
+}
+
 void File::close() {
   if (descriptor_ < 0) return;
   const int result = ::close(std::exchange(descriptor_, -1));

@@ -28,7 +28,10 @@ class File {
   /// that cannot claim room only set the length.
   void reserve(std::uint64_t bytes) const;
   void sync() const;  ///< the data is on disk when this returns
-  void close();       ///< what a destructor does, but errors are reported
+  /// Asks the kernel to forget its copy of what sync() brought to disk, so that the next read comes from the disk.
+  /// File systems in memory cannot; nothing depends on it but how much a read-back proves.
+  void drop_from_cache() const;
+  void close();  ///< what a destructor does, but errors are reported
 
  private:
   File(int descriptor, std::filesystem::path path) : descriptor_(descriptor), path_(std::move(path)) {}

@@ -4,6 +4,9 @@
 #include <hdf5.h>
 
 #include <concepts>
+#include <cstdint>
+#include <filesystem>
+#include <mutex>
 #include <string>
 #include <utility>
 
@@ -12,10 +15,11 @@
 namespace gptq {
 
 /// Keeps HDF5 from printing its error stack while it lives; hdf5_check puts the stack into our own message
-/// instead.
+/// instead. Keeps other threads out as well: many clusters' HDF5 is built without thread safety, and checkpoints are
+/// written beside the computing threads. Every use of HDF5 lies in the scope of one, as short as possible.
 class Hdf5Quiet {
  public:
-  Hdf5Quiet() {
+  Hdf5Quiet() : lock_(mutex()) {
     H5Eget_auto2(H5E_DEFAULT, &print_, &data_);
     H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   }
@@ -24,6 +28,9 @@ class Hdf5Quiet {
   Hdf5Quiet& operator=(const Hdf5Quiet&) = delete;
 
  private:
+  static std::recursive_mutex& mutex();
+
+  std::lock_guard<std::recursive_mutex> lock_;
   H5E_auto2_t print_ = nullptr;
   void* data_ = nullptr;
 };
@@ -51,9 +58,24 @@ class Hdf5Handle {
   ~Hdf5Handle();
 
   hid_t get() const { return id_; }
+  /// What the destructor does, but a failure is an IoError: closing a file writes what HDF5 held back.
+  void close(const std::string& path);
 
  private:
   hid_t id_ = H5I_INVALID_HID;
 };
+
+/// Opens for reading, without locks: such files never change once they have their name, and locks only fail on some
+/// cluster file systems.
+Hdf5Handle hdf5_open(const std::filesystem::path& path);
+/// Creates or empties a file, without locks; data sets of some size start at multiples of 4 KiB.
+Hdf5Handle hdf5_create(const std::filesystem::path& path);
+
+/// Scalar attributes of a file, group or data set. Of those that are read: InputError if it is missing or of another
+/// type. path: for messages.
+void hdf5_write_attribute(hid_t object, const char* name, std::int64_t value, const std::string& path);
+void hdf5_write_attribute(hid_t object, const char* name, const std::string& value, const std::string& path);
+std::int64_t hdf5_integer_attribute(hid_t object, const char* name, const std::string& path);
+std::string hdf5_text_attribute(hid_t object, const char* name, const std::string& path);
 
 }  // namespace gptq
