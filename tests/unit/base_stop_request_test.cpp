@@ -65,7 +65,7 @@ TEST_P(StopRequest, WorksWhereTheParentIgnoredOrBlockedIt) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Signals, StopRequest, testing::Values(SIGTERM, SIGINT, SIGUSR1),
-                         [](const auto& info) { return std::string(signal_name(info.param)); });
+                         [](const auto& tested) { return std::string(signal_name(tested.param)); });
 
 TEST(StopRequestThreads, ASystemCallUnderWayGoesOn) {
   const int status = status_of([] {
