@@ -1,0 +1,78 @@
+# shellcheck shell=bash
+# Where a job keeps its checkpoint, and how far that is.
+
+# yaml_value FILE SECTION KEY: a plain value of a job file, in block style or as `section: {key: value}`.
+yaml_value() {
+  awk -v section="$2" -v key="$3" '
+    function print_value(text) {
+      sub(/^[ \t]+/, "", text)
+      if (text ~ /^"/) { sub(/^"/, "", text); sub(/".*$/, "", text) }
+      else if (text ~ /^\047/) { sub(/^\047/, "", text); sub(/\047.*$/, "", text) }
+      else { sub(/[ \t]+#.*$/, "", text); sub(/[ \t]+$/, "", text) }
+      print text
+      exit
+    }
+    /^[ \t]*(#|$)/ { next }
+    /^[^ \t]/ { inside = $0 ~ "^" section "[ \t]*:" ; rest = $0; sub(/^[^:]*:/, "", rest) }
+    inside && !/^[^ \t]/ { rest = $0 }
+    !inside { next }
+    {
+      sub(/^[ \t]*\{/, ",", rest)
+      if (rest ~ /^,/ || flow) {
+        flow = 1
+        if (match(rest, "[,][ \t]*" key "[ \t]*:")) {
+          rest = substr(rest, RSTART + RLENGTH)
+          sub(/^[ \t]+/, "", rest)
+          if (rest !~ /^["\047]/) sub(/[ \t]*[,}].*$/, "", rest)
+          print_value(rest)
+        }
+        if (rest ~ /}/) flow = 0
+      } else if (match(rest, "^[ \t]+" key "[ \t]*:")) {
+        print_value(substr(rest, RSTART + RLENGTH))
+      }
+    }' "$1"
+}
+
+# job_value SECTION KEY JOB.yaml OPTIONS...: the value after --set, with ~ and ${VARIABLE} expanded as the program does.
+job_value() {
+  local section="$1" key="$2" file="$3" value name
+  shift 3
+  value="$(yaml_value "$file" "$section" "$key")"
+  while [ $# -gt 0 ]; do
+    case "$1" in
+      --set) shift; [[ "${1:-}" != "$section.$key="* ]] || value="${1#*=}" ;;
+      --set="$section.$key="*) value="${1#--set=*=}" ;;
+    esac
+    [ $# -eq 0 ] || shift
+  done
+  [[ "$value" != "~" && "$value" != "~/"* ]] || value="$HOME${value:1}"
+  while [[ "$value" =~ \$\{([A-Za-z_][A-Za-z_0-9]*)\} ]]; do
+    name="${BASH_REMATCH[1]}"
+    value="${value/"\${$name}"/"${!name:-}"}"
+  done
+  printf '%s\n' "$value"
+}
+
+checkpoint_directory() {
+  local directory output
+  directory="$(job_value checkpoint path "$@")"
+  if [ -z "$directory" ]; then
+    output="$(job_value output path "$@")"
+    [ -n "$output" ] || die "output.path is not found in $1; the program needs it, and this script looks for checkpoints there"
+    directory="$output/checkpoint"
+  fi
+  printf '%s\n' "$directory"
+}
+
+# progress_of DIRECTORY: the position of its newest generation, or "no checkpoint". A newer generation at the same
+# position is no progress.
+progress_of() {
+  local manifest position
+  manifest="$(find "$1" -maxdepth 1 -name 'gen-*.json' 2>/dev/null | sort | tail -n 1 || true)"
+  if [ -z "$manifest" ]; then
+    printf 'no checkpoint\n'
+    return
+  fi
+  position="$(tr -d ' \t\n' <"$manifest" | grep -o '"position":{[^}]*}' | tr -d '"{}' || true)"
+  printf '%s\n' "${position:-$(basename "$manifest")}"
+}
