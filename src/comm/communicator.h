@@ -21,6 +21,10 @@ class Communicator {
   virtual int size() const = 0;
   bool is_root() const { return rank() == 0; }
 
+  /// How long a rank waits in a collective for the others, on every rank the same; not collective itself.
+  /// After that CommError names the ranks that hang.
+  virtual void set_timeout(double seconds) = 0;
+
   virtual void barrier() = 0;
   virtual void broadcast(void* data, std::size_t bytes, int root) = 0;
   virtual void all_reduce_sum(std::span<std::int64_t> values) = 0;  ///< exact, the same on every rank
