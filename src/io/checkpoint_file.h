@@ -12,8 +12,8 @@
 
 namespace gptq {
 
-/// What one rank puts into a generation (docs/checkpoint-format.md): borrowed views of memory that must not change
-/// while the file is written.
+/// What one rank puts into a generation (docs/checkpoint-format.md): borrowed views of memory that must not
+/// change while the file is written.
 struct RankState {
   std::int64_t generation = 0;
   int rank = 0;
@@ -26,7 +26,8 @@ struct RankState {
   Matrix hidden_before;               ///< (tokens, hidden_size) f32; no data: not part of the state
   std::span<const std::int64_t> sum;  ///< empty: outside a sum
   std::vector<std::int64_t> chunks_summed;
-  const std::vector<QuantizedLayer>* layers = nullptr;  ///< finished layers of the present block; the root's only
+  const std::vector<QuantizedLayer>* layers =
+      nullptr;  ///< finished layers of the present block; the root's only
 };
 
 struct WrittenFile {
@@ -34,23 +35,40 @@ struct WrittenFile {
   std::string sha256;
 };
 
-/// Writes `path` + ".partial", closes and syncs it, reads it back comparing every dataset with memory while hashing the
-/// whole, and renames it. Throws IoError; then only the partial file may be left behind.
+/// Writes `path` + ".partial", closes and syncs it, reads it back comparing every byte with memory while
+/// hashing the whole, and renames it. Needs no memory beyond a few pieces of 16 MiB. Throws IoError; then
+/// nothing is left behind under the final name, and the partial file is removed if the file system lets it.
 WrittenFile write_rank_file(const std::filesystem::path& path, const RankState& state);
 
-/// Reads parts of a rank file whose hash was found good. Throws InputError naming the file where it is not what its
-/// manifest says.
+/// Reads parts of a rank file whose hash was found good. Throws InputError naming the file where it is not
+/// what its manifest says.
 class RankFile {
  public:
+  /// What the file says of itself.
+  struct Header {
+    std::int64_t generation = 0;
+    std::int64_t rank = 0;
+    std::int64_t block = 0;
+    std::int64_t group = 0;
+  };
+
   explicit RankFile(const std::filesystem::path& path);
   ~RankFile();
+  RankFile(const RankFile&) = delete;
+  RankFile& operator=(const RankFile&) = delete;
+
+  const Header& header() const;
 
   const std::vector<std::int64_t>& samples() const;
   const std::vector<std::int64_t>& lengths() const;
-  bool has(const std::string& dataset) const;  ///< "x", "hidden_before", "sum"
-  /// Rows of the samples [first, first + count) (global indices) into `target`, whose rows, columns and type must fit.
-  /// dataset: "hidden", "x" or "hidden_before".
-  void read_rows(const std::string& dataset, std::int64_t first, std::int64_t count, const Matrix& target) const;
+  const std::vector<std::int64_t>& chunks_summed() const;
+  bool has(const std::string& dataset) const;              ///< "x", "hidden_before", "sum"
+  DType dtype(const std::string& dataset) const;           ///< of "hidden", "x" or "hidden_before"
+  std::int64_t columns(const std::string& dataset) const;  ///< of these; for "sum" the number of entries
+  /// Rows of the samples [first, first + count) (global indices) into `target`, whose rows, columns and type
+  /// must fit. dataset: "hidden", "x" or "hidden_before".
+  void read_rows(const std::string& dataset, std::int64_t first, std::int64_t count,
+                 const Matrix& target) const;
   /// Adds the file's sum to `panels` (same size).
   void add_sum(std::span<std::int64_t> panels) const;
   std::vector<QuantizedLayer> layers() const;
@@ -60,7 +78,9 @@ class RankFile {
   std::unique_ptr<State> state_;
 };
 
-/// A file of virtual datasets over the rank files: "samples", "lengths", "hidden" and, where there, "x".
+/// A file of virtual datasets over the rank files, which must lie in the same directory: "samples",
+/// "lengths", "hidden" and, where all have them, "x" and "hidden_before"; rows in the order of the samples.
+/// By sync and rename. Throws IoError; InputError if the rank files do not belong together.
 void write_view_file(const std::filesystem::path& path, const std::vector<std::filesystem::path>& rank_files);
 
 }  // namespace gptq

@@ -34,8 +34,8 @@ Hdf5Handle access_without_locks(const std::string& path) {
 
 void write_scalar(hid_t object, const char* name, hid_t type, const void* value, const std::string& path) {
   const Hdf5Handle space(hdf5_check(H5Screate(H5S_SCALAR), "describe", path));
-  const Hdf5Handle attribute(hdf5_check(
-      H5Acreate2(object, name, type, space.get(), H5P_DEFAULT, H5P_DEFAULT), "make an attribute of", path));
+  const Hdf5Handle attribute(hdf5_check(H5Acreate2(object, name, type, space.get(), H5P_DEFAULT, H5P_DEFAULT),
+                                        "make an attribute of", path));
   hdf5_check(H5Awrite(attribute.get(), type, value), "write an attribute of", path);
 }
 

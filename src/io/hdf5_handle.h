@@ -15,8 +15,9 @@
 namespace gptq {
 
 /// Keeps HDF5 from printing its error stack while it lives; hdf5_check puts the stack into our own message
-/// instead. Keeps other threads out as well: many clusters' HDF5 is built without thread safety, and checkpoints are
-/// written beside the computing threads. Every use of HDF5 lies in the scope of one, as short as possible.
+/// instead. Keeps other threads out as well: many clusters' HDF5 is built without thread safety, and
+/// checkpoints are written beside the computing threads. Every use of HDF5 lies in the scope of one, as short
+/// as possible.
 class Hdf5Quiet {
  public:
   Hdf5Quiet() : lock_(mutex()) {
@@ -65,14 +66,14 @@ class Hdf5Handle {
   hid_t id_ = H5I_INVALID_HID;
 };
 
-/// Opens for reading, without locks: such files never change once they have their name, and locks only fail on some
-/// cluster file systems.
+/// Opens for reading, without locks: such files never change once they have their name, and locks only fail
+/// on some cluster file systems.
 Hdf5Handle hdf5_open(const std::filesystem::path& path);
 /// Creates or empties a file, without locks; data sets of some size start at multiples of 4 KiB.
 Hdf5Handle hdf5_create(const std::filesystem::path& path);
 
-/// Scalar attributes of a file, group or data set. Of those that are read: InputError if it is missing or of another
-/// type. path: for messages.
+/// Scalar attributes of a file, group or data set. Of those that are read: InputError if it is missing or of
+/// another type. path: for messages.
 void hdf5_write_attribute(hid_t object, const char* name, std::int64_t value, const std::string& path);
 void hdf5_write_attribute(hid_t object, const char* name, const std::string& value, const std::string& path);
 std::int64_t hdf5_integer_attribute(hid_t object, const char* name, const std::string& path);

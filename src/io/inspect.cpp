@@ -7,6 +7,8 @@
 
 #include "base/error.h"
 #include "io/calibration.h"
+#include "io/checkpoint_directory.h"
+#include "io/description.h"
 #include "io/output_directory.h"
 #include "io/verify.h"
 #include "model/model_config.h"
@@ -17,30 +19,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using Tensors = std::map<std::string, TensorInfo>;
-
-/// Lines of "  label   value".
-class Description {
- public:
-  explicit Description(std::string title) : text_(std::move(title) + "\n") {}
-
-  void line(std::string_view label, const std::string& value) {
-    text_ += fmt::format("  {:<14}{}\n", label, value);
-  }
-  void raw(const std::string& line) { text_ += "  " + line + "\n"; }
-  const std::string& text() const { return text_; }
-
- private:
-  std::string text_;
-};
-
-/// "135'234'567": digits in threes.
-std::string grouped(std::uint64_t value) {
-  std::string digits = std::to_string(value);
-  for (std::ptrdiff_t i = static_cast<std::ptrdiff_t>(digits.size()) - 3; i > 0; i -= 3) {
-    digits.insert(static_cast<std::size_t>(i), "'");
-  }
-  return digits;
-}
 
 std::uint64_t elements(const TensorInfo& info) {
   std::uint64_t count = 1;
@@ -156,16 +134,43 @@ bool starts_like_hdf5(const fs::path& path) {
   return magic == "\x89HDF\r\n\x1a\n";
 }
 
+std::string describe_checkpoint_file(const fs::path& path, const CheckpointFileName& name) {
+  if (name.partial) {
+    throw InputError("{} was never finished: a job is writing it, or died doing so; inspect its directory",
+                     path.string());
+  }
+  if (name.kind == CheckpointFileName::Kind::rank_file) return describe_rank_file(path);
+  CheckpointManifest manifest;  // a view shows what its generation holds
+  manifest.generation = name.generation;
+  return describe_generation(path.parent_path() / manifest.file_name());
+}
+
+/// A model, a checkpoint, or a job's directory: the model as far as there is one, and its checkpoint.
+std::string describe_directory(const fs::path& directory) {
+  if (CheckpointDirectory(directory).exists()) return describe_checkpoint(directory);
+  const fs::path inside = directory / "checkpoint";
+  if (!CheckpointDirectory(inside).exists()) return describe_model(directory);
+  std::error_code ignored;
+  const bool finished = fs::exists(directory / "config.json", ignored);
+  return (finished ? describe_model(directory)
+                   : fmt::format("{}: a model in the making\n", directory.string())) +
+         describe_checkpoint(inside);
+}
+
 }  // namespace
 
 std::string inspect_path(const fs::path& path) {
   std::error_code ignored;
   if (!fs::exists(path, ignored)) throw InputError("{} does not exist", path.string());
-  if (fs::is_directory(path, ignored)) return describe_model(path);
+  if (fs::is_directory(path, ignored)) return describe_directory(path);
   if (path.extension() == ".safetensors") return describe_safetensors(path);
+  if (const auto name = parse_checkpoint_name(path.filename().string()))
+    return describe_checkpoint_file(path, *name);
   if (starts_like_hdf5(path)) return describe_calibration(path);
   throw InputError(
-      "{} is none of what inspect knows: a model directory, a .safetensors file, a calibration file (HDF5)",
+      "{} is none of what inspect knows: a model directory, a job's directory, a checkpoint or a file of "
+      "one, a "
+      ".safetensors file, a calibration file (HDF5)",
       path.string());
 }
 

@@ -1,0 +1,37 @@
+#pragma once
+
+// Private to src/io: names and types of the rank files (docs/checkpoint-format.md).
+#include <cstdint>
+#include <string>
+
+#include "base/dtype.h"
+#include "base/error.h"
+#include "io/hdf5_handle.h"
+
+namespace gptq::checkpoint_format {
+
+inline constexpr const char* kFormat = "gptq-hpc-checkpoint-rank";
+inline constexpr const char* kViewFormat = "gptq-hpc-checkpoint-view";
+inline constexpr std::int64_t kVersion = 1;
+inline constexpr const char* kDType = "dtype";  ///< attribute of an activation: "BF16" or "F32"
+
+/// What HDF5 calls the bits of a type: bf16 and f16, which it does not know, are 16-bit integers.
+inline hid_t hdf5_type(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return H5T_NATIVE_FLOAT;
+    case DType::bf16:
+    case DType::f16:
+      return H5T_NATIVE_UINT16;
+    case DType::u8:
+      return H5T_NATIVE_UINT8;
+    case DType::i32:
+      return H5T_NATIVE_INT32;
+    case DType::i64:
+      return H5T_NATIVE_INT64;
+    default:
+      throw IoError("checkpoints hold no {}: a defect of this program", name_of(dtype));
+  }
+}
+
+}  // namespace gptq::checkpoint_format
