@@ -1,6 +1,11 @@
 #include "io/exporter.h"
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <map>
+#include <optional>
+#include <set>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -50,6 +55,45 @@ HostTensor half_bias(const HostTensor& bias, const std::string& name) {
   return half;
 }
 
+/// The tensors of one block, made when they are asked for and handed out once: about one packed layer is in
+/// memory at a time, and the scales.
+class BlockTensors {
+ public:
+  BlockTensors(const BlockWeights& weights, const std::vector<QuantizedLayer>& layers,
+               const std::string& prefix, bool v2)
+      : weights_(weights), prefix_(prefix), v2_(v2) {
+    for (const QuantizedLayer& layer : layers) {
+      for (const char* part : {".qweight", ".qzeros", ".scales", ".g_idx", ".bias"}) {
+        layer_of_[layer.module + part] = &layer;
+      }
+    }
+  }
+
+  /// Nothing if the tensor is no part of a quantized layer.
+  std::optional<HostTensor> take(const std::string& name) {
+    const auto layer = layer_of_.find(name);
+    if (layer == layer_of_.end()) return std::nullopt;
+    if (name.ends_with(".bias")) return half_bias(weights_.at(name.substr(prefix_.size())), name);
+    if (!ready_.contains(name)) pack_layer(*layer->second);
+    return std::move(ready_.extract(name).mapped());
+  }
+
+ private:
+  void pack_layer(const QuantizedLayer& layer) {
+    PackedLayer packed = pack(layer, v2_);
+    ready_[layer.module + ".qweight"] = std::move(packed.qweight);
+    ready_[layer.module + ".qzeros"] = std::move(packed.qzeros);
+    ready_[layer.module + ".scales"] = std::move(packed.scales);
+    ready_[layer.module + ".g_idx"] = std::move(packed.g_idx);
+  }
+
+  const BlockWeights& weights_;
+  const std::string& prefix_;
+  bool v2_;
+  std::map<std::string, const QuantizedLayer*> layer_of_;
+  std::map<std::string, HostTensor> ready_;
+};
+
 }  // namespace
 
 struct Exporter::State {
@@ -59,8 +103,62 @@ struct Exporter::State {
   fs::path directory;
   OutputLayout layout;
   std::vector<fs::path> companions;
+  std::vector<BlockPlace> places;                           ///< of the blocks
   std::vector<std::unique_ptr<SafetensorsWriter>> writers;  ///< one a file; empty once the file is finished
+  std::vector<std::string> block_sha256;                    ///< of every block; empty: not written yet
   Manifest manifest;
+  bool directory_synced = false;
+  std::atomic<bool> keep_partial = false;
+
+  State(const JobConfig& the_job, const ModelWeights& the_model, const Recipe& the_recipe)
+      : job(the_job),
+        model(the_model),
+        recipe(the_recipe),
+        directory(job.output.path),
+        layout(lay_out_output(model, recipe, static_cast<std::uint64_t>(job.output.max_shard_bytes))),
+        companions(companion_files(model.files().directory())),
+        places(places_of_blocks(model, layout)),
+        block_sha256(places.size()) {}
+
+  /// Per file: the tensors of finished blocks in it.
+  std::vector<std::vector<std::string>> finished_tensors(std::size_t blocks) const {
+    GPTQ_EXPECT(blocks <= places.size());
+    std::vector<std::vector<std::string>> names(layout.files.size());
+    for (std::size_t b = 0; b < blocks; ++b) {
+      for (const auto& [name, info] : places[b].tensors) names[places[b].file].push_back(name);
+    }
+    return names;
+  }
+
+  /// Under both names that a file may have now.
+  std::set<std::string> files_to_keep(const std::vector<std::vector<std::string>>& finished) const {
+    std::set<std::string> names;
+    for (std::size_t f = 0; f < layout.files.size(); ++f) {
+      if (finished[f].empty()) continue;
+      names.insert(layout.files[f].name);
+      names.insert(partial_path(layout.files[f].name).string());
+    }
+    return names;
+  }
+
+  /// What the writers will refuse, found before anything is changed.
+  void require_frames(const std::vector<std::vector<std::string>>& finished) const {
+    for (std::size_t f = 0; f < layout.files.size(); ++f) {
+      if (!finished[f].empty()) {
+        require_frame(directory / layout.files[f].name, lay_out_safetensors(layout.files[f].tensors));
+      }
+    }
+  }
+
+  void open_files(const std::vector<std::vector<std::string>>& finished) {
+    for (std::size_t f = 0; f < layout.files.size(); ++f) {
+      const fs::path path = directory / layout.files[f].name;
+      const auto& tensors = layout.files[f].tensors;
+      writers.push_back(finished[f].empty()
+                            ? std::make_unique<SafetensorsWriter>(path, tensors)
+                            : std::make_unique<SafetensorsWriter>(path, tensors, finished[f]));
+    }
+  }
 
   SafetensorsWriter& writer_of(const std::string& tensor) {
     const auto found = layout.file_of.find(tensor);
@@ -70,24 +168,17 @@ struct Exporter::State {
     return *writers[found->second];
   }
 
-  void write_layer(const QuantizedLayer& layer, const BlockWeights& weights, const std::string& prefix) {
-    const PackedLayer packed = pack(layer, job.output.checkpoint_format == "gptq_v2");
-    const std::string& module = layer.module;
-    writer_of(module + ".qweight").write(module + ".qweight", packed.qweight);
-    writer_of(module + ".qzeros").write(module + ".qzeros", packed.qzeros);
-    writer_of(module + ".scales").write(module + ".scales", packed.scales);
-    writer_of(module + ".g_idx").write(module + ".g_idx", packed.g_idx);
-    const std::string bias = module + ".bias";
-    if (layout.file_of.contains(bias)) {
-      writer_of(bias).write(bias, half_bias(weights.at(bias.substr(prefix.size())), bias));
-    }
+  /// What the engine holds is what is written; tensors that it does not know come from the source's files.
+  void write_kept(const std::string& name, const BlockWeights& weights, const std::string& prefix,
+                  Sha256& hash) {
+    const auto found = weights.tensors.find(name.substr(prefix.size()));
+    if (found == weights.tensors.end()) return writer_of(name).copy(name, model.files(), &hash);
+    write_hashed(name, found->second, hash);
   }
 
-  /// What the engine holds is what is written; tensors that it does not know come from the source's files.
-  void write_kept(const std::string& name, const BlockWeights& weights, const std::string& prefix) {
-    const auto found = weights.tensors.find(name.substr(prefix.size()));
-    if (found == weights.tensors.end()) return writer_of(name).copy(name, model.files());
-    writer_of(name).write(name, found->second);
+  void write_hashed(const std::string& name, const HostTensor& tensor, Sha256& hash) {
+    writer_of(name).write(name, tensor);
+    hash.update(tensor.storage.data(), tensor.storage.size());
   }
 
   /// Files whose tensors have all arrived get their final names.
@@ -109,31 +200,76 @@ struct Exporter::State {
 
 Exporter::Exporter(const JobConfig& job, const ModelWeights& model, const Recipe& recipe,
                    const std::string& fingerprint)
-    : state_(new State{job, model, recipe, job.output.path, {}, {}, {}, {}}) {
+    : Exporter(job, model, recipe, fingerprint, nullptr) {}
+
+Exporter::Exporter(const JobConfig& job, const ModelWeights& model, const Recipe& recipe,
+                   const std::string& fingerprint, const std::vector<std::string>& finished)
+    : Exporter(job, model, recipe, fingerprint, &finished) {}
+
+Exporter::Exporter(const JobConfig& job, const ModelWeights& model, const Recipe& recipe,
+                   const std::string& fingerprint, const std::vector<std::string>* finished)
+    : state_(new State(job, model, recipe)) {
   State& s = *state_;
-  s.layout = lay_out_output(model, recipe, static_cast<std::uint64_t>(job.output.max_shard_bytes));
-  s.companions = companion_files(model.files().directory());
+  const auto tensors = s.finished_tensors(finished == nullptr ? 0 : finished->size());
+  if (finished != nullptr) {
+    s.keep_partial = true;
+    std::copy(finished->begin(), finished->end(), s.block_sha256.begin());
+    s.require_frames(tensors);
+  }
   s.manifest.fingerprint = fingerprint;
   s.manifest.created_by = "gptq-hpc " + version();
   claim_output_directory({s.directory, model.files().directory(), fingerprint, job.output.overwrite,
-                          room_needed(s.layout, s.companions)});
-  for (const auto& file : s.layout.files) {
-    s.writers.push_back(std::make_unique<SafetensorsWriter>(s.directory / file.name, file.tensors));
+                          room_needed(s.layout, s.companions), s.files_to_keep(tensors)});
+  s.open_files(tensors);
+}
+
+Exporter::~Exporter() {
+  if (!state_->keep_partial) return;
+  for (const auto& writer : state_->writers) {
+    if (writer != nullptr) writer->keep_partial();
   }
 }
 
-Exporter::~Exporter() = default;
-
-void Exporter::write_block(std::int64_t block, const BlockWeights& weights,
-                           const std::vector<QuantizedLayer>& layers) {
+std::string Exporter::write_block(std::int64_t block, const BlockWeights& weights,
+                                  const std::vector<QuantizedLayer>& layers) {
   State& s = *state_;
-  GPTQ_EXPECT(block >= 0 && block < static_cast<std::int64_t>(s.layout.copied.size()) &&
-              weights.block == block);
+  const auto index = static_cast<std::size_t>(block);
+  GPTQ_EXPECT(block >= 0 && index < s.places.size() && weights.block == block);
   const std::string prefix = block_prefix(s.model.architecture(), block);
-  for (const QuantizedLayer& layer : layers) s.write_layer(layer, weights, prefix);
-  for (const std::string& name : s.layout.copied[static_cast<std::size_t>(block)])
-    s.write_kept(name, weights, prefix);
+  const std::set<std::string> kept(s.layout.copied[index].begin(), s.layout.copied[index].end());
+  BlockTensors made(weights, layers, prefix, s.job.output.checkpoint_format == "gptq_v2");
+  for (const QuantizedLayer& layer : layers) s.writer_of(layer.module + ".qweight");  // none without a place
+  Sha256 hash;
+  for (const auto& [name, info] : s.places[index].tensors) {
+    if (kept.contains(name)) {
+      s.write_kept(name, weights, prefix, hash);
+    } else if (const auto tensor = made.take(name)) {
+      s.write_hashed(name, *tensor, hash);
+    } else {
+      throw Error(ExitCode::internal, fmt::format("block {} comes without tensor '{}'", block, name));
+    }
+  }
+  s.block_sha256[index] = hash.hex();
   s.finish_files();
+  return s.block_sha256[index];
+}
+
+std::vector<std::string> Exporter::block_sha256() const {
+  const auto& all = state_->block_sha256;
+  return {all.begin(), std::find(all.begin(), all.end(), std::string())};
+}
+
+void Exporter::sync() {
+  State& s = *state_;
+  for (const auto& writer : s.writers) {
+    if (writer != nullptr) writer->sync();
+  }
+  if (!s.directory_synced) sync_directory(s.directory);
+  s.directory_synced = true;
+}
+
+void Exporter::keep_partial_files() {
+  state_->keep_partial = true;
 }
 
 void Exporter::finish() {

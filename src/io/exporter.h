@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "config/job_config.h"
+#include "io/finished_blocks.h"
 #include "model/weights.h"
 #include "quant/quantized_layer.h"
 #include "quant/recipe.h"
@@ -17,15 +18,27 @@ namespace gptq {
 /// directory without them is not an output. One rank owns the exporter.
 class Exporter {
  public:
-  /// Refuses (IoError) a directory that holds something that is neither this job's own nor covered by
-  /// overwrite; and checks that it is writable and has the room needed.
+  /// Starts anew. Refuses (IoError) a directory that holds something that is neither this job's own nor
+  /// covered by overwrite; and checks that it is writable and has the room needed.
   Exporter(const JobConfig& job, const ModelWeights& model, const Recipe& recipe,
            const std::string& fingerprint);
-  ~Exporter();
+  /// Goes on after blocks 0 … finished.size() - 1, which a checkpoint says lie in the directory's files
+  /// (their hashes; ask damage_in_finished_blocks first whether they are still so). Files that hold none of
+  /// them are made anew. Throws IoError, before anything is removed, if a file that holds one does not fit.
+  Exporter(const JobConfig& job, const ModelWeights& model, const Recipe& recipe,
+           const std::string& fingerprint, const std::vector<std::string>& finished);
+  ~Exporter();  ///< removes the partial files, unless told to keep them or gone on from a checkpoint
 
   /// Everything of the block: quantized layers packed, all its other tensors copied in their own dtype.
-  void write_block(std::int64_t block, const BlockWeights& weights,
-                   const std::vector<QuantizedLayer>& layers);
+  /// Returns the SHA-256 over the bytes of its tensors in the file's order, taken from memory.
+  std::string write_block(std::int64_t block, const BlockWeights& weights,
+                          const std::vector<QuantizedLayer>& layers);
+  /// Of blocks 0, 1, … up to the first that is not written.
+  std::vector<std::string> block_sha256() const;
+  /// What was written until now is on disk, names included.
+  void sync();
+  /// From now on a checkpoint counts on the partial files: they outlive this object. From any thread.
+  void keep_partial_files();
   /// Embedding, final norm, head (unless tied), files of the tokenizer, config.json, quantize_config.json,
   /// index, manifest.json (SHA-256 and size of every file).
   void finish();
@@ -33,6 +46,8 @@ class Exporter {
 
  private:
   struct State;
+  Exporter(const JobConfig& job, const ModelWeights& model, const Recipe& recipe,
+           const std::string& fingerprint, const std::vector<std::string>* finished);
   std::unique_ptr<State> state_;
 };
 

@@ -1,5 +1,6 @@
 #include "io/output_directory.h"
 
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "io/job_lock.h"
 
 namespace gptq {
 namespace {
@@ -32,6 +34,11 @@ bool is_output_file(const std::string& name, const std::optional<Manifest>& mani
   return std::find(kOwnFiles.begin(), kOwnFiles.end(), name) != kOwnFiles.end() ||
          name.ends_with(".safetensors") || name.ends_with(".partial") || is_companion_file(name) ||
          (manifest && manifest->files.contains(name));
+}
+
+/// The lock of a running job and what it writes beside it: job_lock's own affair.
+bool is_lock(const std::string& name) {
+  return name.starts_with(kLockFile);
 }
 
 /// A manifest that cannot be read counts as none: its directory is then somebody else's.
@@ -58,12 +65,24 @@ void refuse_source(const OutputClaim& claim) {
   }
 }
 
-/// Names of earlier outputs' files in the directory.
-std::vector<fs::path> old_files(const fs::path& directory, const std::optional<Manifest>& manifest) {
-  std::vector<fs::path> files;
+/// The first name in the directory that this program does not keep beside an output.
+std::optional<std::string> first_content(const fs::path& directory) {
   for (const auto& entry : fs::directory_iterator(directory)) {
+    const std::string name = entry.path().filename().string();
+    if (!is_lock(name) && !(name == kCheckpointFolder && entry.is_directory())) return name;
+  }
+  return std::nullopt;
+}
+
+/// Earlier outputs' files in the directory that are not to be kept.
+std::vector<fs::path> old_files(const OutputClaim& claim, const std::optional<Manifest>& manifest) {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(claim.directory)) {
+    const std::string name = entry.path().filename().string();
     const bool plain = entry.is_regular_file() || entry.is_symlink();
-    if (plain && is_output_file(entry.path().filename().string(), manifest)) files.push_back(entry.path());
+    if (plain && is_output_file(name, manifest) && !is_lock(name) && !claim.keep.contains(name)) {
+      files.push_back(entry.path());
+    }
   }
   // The manifest goes first: from then on the directory is no finished output.
   std::sort(files.begin(), files.end(), [](const fs::path& a, const fs::path& b) {
@@ -72,17 +91,22 @@ std::vector<fs::path> old_files(const fs::path& directory, const std::optional<M
   return files;
 }
 
+/// Bytes on disk, which may be less than the file's length.
+std::uint64_t room_of(const fs::path& file) {
+  struct stat status {};
+  if (lstat(file.c_str(), &status) != 0) return 0;
+  return static_cast<std::uint64_t>(status.st_blocks) * 512;  // POSIX's unit
+}
+
+/// The output fits into what is free, what goes, and what stays of it.
 void require_room(const OutputClaim& claim, const std::vector<fs::path>& to_remove) {
   struct statvfs status {};
   if (statvfs(claim.directory.c_str(), &status) != 0) {
     throw IoError("cannot find the free space of {}: {}", claim.directory.string(), std::strerror(errno));
   }
   std::uint64_t room = static_cast<std::uint64_t>(status.f_bavail) * status.f_frsize;
-  for (const fs::path& file : to_remove) {
-    std::error_code error;
-    const std::uintmax_t bytes = fs::file_size(file, error);
-    if (!error) room += bytes;
-  }
+  for (const fs::path& file : to_remove) room += room_of(file);
+  for (const std::string& name : claim.keep) room += room_of(claim.directory / name);
   if (room >= claim.bytes) return;
   throw IoError(
       "{} has {:.2f} GB free, but the output needs {:.2f} GB; free space there or choose another output.path",
@@ -162,12 +186,9 @@ void claim_output_directory(const OutputClaim& claim) {
   refuse_source(claim);
   make_directory(claim.directory);
   const std::optional<Manifest> manifest = readable_manifest(claim.directory);
-  const fs::directory_iterator first(claim.directory);
-  const bool empty = first == fs::directory_iterator();
-  if (!empty && !claim.overwrite && !is_own(claim, manifest)) {
-    refuse_content(claim, manifest, first->path().filename().string());
-  }
-  std::vector<fs::path> old = old_files(claim.directory, manifest);
+  const std::optional<std::string> content = first_content(claim.directory);
+  if (content && !claim.overwrite && !is_own(claim, manifest)) refuse_content(claim, manifest, *content);
+  const std::vector<fs::path> old = old_files(claim, manifest);
   require_room(claim, old);
   // Also the probe whether we may write here at all.
   write_file(claim.directory / kJobMarker, claim.fingerprint + "\n");
@@ -181,6 +202,11 @@ void claim_output_directory(const OutputClaim& claim) {
 
 void release_output_directory(const fs::path& directory) {
   std::error_code ignored;
+  OutputClaim all;
+  all.directory = directory;
+  for (const fs::path& file : old_files(all, std::nullopt)) {
+    if (file.extension() == ".partial") fs::remove(file, ignored);
+  }
   fs::remove(directory / kJobMarker, ignored);
 }
 

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 
 namespace gptq {
@@ -22,6 +23,7 @@ struct Manifest {
 inline constexpr const char* kManifestFile = "manifest.json";
 inline constexpr const char* kJobMarker =
     ".gptq-hpc-job";  ///< an output in the making; holds the fingerprint
+inline constexpr const char* kCheckpointFolder = "checkpoint";  ///< the default checkpoint.path, inside
 
 void write_manifest(const Manifest& manifest, const std::filesystem::path& directory);
 /// Nothing if there is no manifest; throws InputError if there is one that cannot be understood.
@@ -32,16 +34,19 @@ struct OutputClaim {
   std::filesystem::path source;  ///< the source model: never written to
   std::string fingerprint;
   bool overwrite = false;
-  std::uint64_t bytes = 0;  ///< room the output needs
+  std::uint64_t bytes = 0;          ///< room the output needs
+  std::set<std::string> keep = {};  ///< names of the weight files that a checkpoint counts on
 };
 
 /// Makes the directory this job's: creates it, or checks that it may be taken, that it is writable and has
-/// the room; then marks it and removes the files of an earlier output (only names that an output has; never a
-/// directory, never an unknown file). Throws IoError before anything is changed if the directory holds
-/// something else and overwrite is not set, and, whatever is set, if it is the source model's own.
+/// the room; then marks it and removes the files of an earlier output but those to keep (only names that an
+/// output has; never a directory, an unknown file or a lock). Throws IoError before anything is changed if
+/// the directory holds something else and overwrite is not set, and, whatever is set, if it is the source
+/// model's own. Locks and checkpoints of this program are not "something else".
 void claim_output_directory(const OutputClaim& claim);
 
-/// Removes the marker of claim_output_directory.
+/// Removes the marker of claim_output_directory, and partial files: once the manifest is there they are
+/// nothing but the leftovers of an interrupted end.
 void release_output_directory(const std::filesystem::path& directory);
 
 /// Files beside the weights that a model needs and that are copied as they are.

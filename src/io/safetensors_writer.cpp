@@ -10,7 +10,6 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "base/sha256.h"
 
 namespace gptq {
 namespace {
@@ -24,29 +23,6 @@ std::uint64_t bytes_of(const TensorInfo& info) {
   std::uint64_t bytes = size_of(info.dtype);
   for (const std::int64_t extent : info.shape) bytes *= static_cast<std::uint64_t>(extent);
   return bytes;
-}
-
-/// Header text with its length in front; fills in the tensors' offset (from the file's start) and bytes.
-std::string lay_out(NamedTensors& tensors) {
-  std::stable_sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) {
-    return size_of(a.second.dtype) > size_of(b.second.dtype);
-  });
-  nlohmann::ordered_json header;
-  header["__metadata__"] = {{"format", "pt"}};
-  std::uint64_t end = 0;
-  for (auto& [name, info] : tensors) {
-    info.bytes = bytes_of(info);
-    info.offset = end;
-    end += info.bytes;
-    header[name] = {
-        {"dtype", name_of(info.dtype)}, {"shape", info.shape}, {"data_offsets", {info.offset, end}}};
-  }
-  std::string text = header.dump();
-  text.resize((text.size() + 7) / 8 * 8, ' ');
-  const std::uint64_t length = text.size();
-  text.insert(0, reinterpret_cast<const char*>(&length), sizeof(length));
-  for (auto& [name, info] : tensors) info.offset += text.size();
-  return text;
 }
 
 std::string hash_of(const File& file, std::uint64_t bytes) {
@@ -69,6 +45,13 @@ struct SafetensorsWriter::State {
   std::set<std::string> written;
   std::uint64_t bytes = 0;
   std::unique_ptr<File> file;
+  bool unsynced = true;
+  bool keep = false;
+
+  State(const fs::path& final_path, const SafetensorsLayout& layout)
+      : path(final_path), partial(partial_path(final_path)), bytes(layout.bytes) {
+    for (const auto& [name, info] : layout.tensors) GPTQ_EXPECT(missing.emplace(name, info).second);
+  }
 
   /// Where the tensor goes; from then on it counts as written.
   TensorInfo claim(const std::string& name, DType dtype, const std::vector<std::int64_t>& shape) {
@@ -87,26 +70,77 @@ struct SafetensorsWriter::State {
     }
     missing.erase(found);
     written.insert(name);
+    unsynced = true;
     return info;
   }
 };
 
-SafetensorsWriter::SafetensorsWriter(const fs::path& path, NamedTensors tensors)
-    : state_(std::make_unique<State>()) {
-  State& s = *state_;
-  s.path = path;
-  s.partial = path;
-  s.partial += ".partial";
-  const std::string header = lay_out(tensors);
-  s.bytes = header.size();
-  for (const auto& [name, info] : tensors) {
-    s.bytes += info.bytes;
-    GPTQ_EXPECT(s.missing.emplace(name, info).second);
+SafetensorsLayout lay_out_safetensors(NamedTensors tensors) {
+  std::stable_sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) {
+    return size_of(a.second.dtype) > size_of(b.second.dtype);
+  });
+  nlohmann::ordered_json header;
+  header["__metadata__"] = {{"format", "pt"}};
+  std::uint64_t end = 0;
+  for (auto& [name, info] : tensors) {
+    info.bytes = bytes_of(info);
+    info.offset = end;
+    end += info.bytes;
+    header[name] = {
+        {"dtype", name_of(info.dtype)}, {"shape", info.shape}, {"data_offsets", {info.offset, end}}};
   }
+  std::string text = header.dump();
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  const std::uint64_t length = text.size();
+  text.insert(0, reinterpret_cast<const char*>(&length), sizeof(length));
+  for (auto& [name, info] : tensors) info.offset += text.size();
+  const std::uint64_t bytes = text.size() + end;
+  return {std::move(text), std::move(tensors), bytes};
+}
+
+fs::path partial_path(const fs::path& path) {
+  fs::path partial = path;
+  return partial += ".partial";
+}
+
+std::optional<fs::path> earlier_attempt(const fs::path& path) {
+  std::error_code ignored;
+  for (const fs::path& candidate : {partial_path(path), path}) {
+    if (fs::is_regular_file(candidate, ignored)) return candidate;
+  }
+  return std::nullopt;
+}
+
+std::optional<std::string> damage_in_frame(const fs::path& path, const SafetensorsLayout& layout) {
+  const File file = File::open(path);
+  const std::uint64_t size = file.size();
+  if (size != layout.bytes) return fmt::format("has {} bytes instead of {}", size, layout.bytes);
+  std::string header(layout.header.size(), '\0');
+  file.read_at(header.data(), header.size(), 0);
+  if (header != layout.header) return "has another header than this job writes";
+  return std::nullopt;
+}
+
+fs::path require_frame(const fs::path& path, const SafetensorsLayout& layout) {
+  const auto found = earlier_attempt(path);
+  if (!found) {
+    throw IoError("{} of the attempt before is missing, with and without .partial; start over with --fresh",
+                  path.string());
+  }
+  if (const auto damage = damage_in_frame(*found, layout)) {
+    throw IoError("{} of the attempt before {}; start over with --fresh", found->string(), *damage);
+  }
+  return *found;
+}
+
+SafetensorsWriter::SafetensorsWriter(const fs::path& path, NamedTensors tensors) {
+  const SafetensorsLayout layout = lay_out_safetensors(std::move(tensors));
+  state_ = std::make_unique<State>(path, layout);
+  State& s = *state_;
   s.file = std::make_unique<File>(File::create(s.partial));
   try {
     s.file->reserve(s.bytes);
-    s.file->write_at(header.data(), header.size(), 0);
+    s.file->write_at(layout.header.data(), layout.header.size(), 0);
   } catch (...) {
     std::error_code ignored;
     fs::remove(s.partial, ignored);  // a constructor that throws has no destructor call to tidy up
@@ -114,8 +148,24 @@ SafetensorsWriter::SafetensorsWriter(const fs::path& path, NamedTensors tensors)
   }
 }
 
+SafetensorsWriter::SafetensorsWriter(const fs::path& path, NamedTensors tensors,
+                                     const std::vector<std::string>& written) {
+  const SafetensorsLayout layout = lay_out_safetensors(std::move(tensors));
+  state_ = std::make_unique<State>(path, layout);
+  State& s = *state_;
+  s.keep = true;
+  const fs::path found = require_frame(path, layout);
+  if (found != s.partial) publish_file(found, s.partial);
+  s.file = std::make_unique<File>(File::edit(s.partial));
+  s.file->reserve(s.bytes);  // a copy of the job's directory may have lost the claim
+  for (const std::string& name : written) {
+    GPTQ_EXPECT(s.missing.erase(name) == 1);
+    s.written.insert(name);
+  }
+}
+
 SafetensorsWriter::~SafetensorsWriter() {
-  if (state_->file == nullptr) return;
+  if (state_->file == nullptr || state_->keep) return;
   std::error_code ignored;
   fs::remove(state_->partial, ignored);
 }
@@ -125,7 +175,7 @@ void SafetensorsWriter::write(const std::string& name, const HostTensor& tensor)
   state_->file->write_at(tensor.storage.data(), info.bytes, info.offset);
 }
 
-void SafetensorsWriter::copy(const std::string& name, const SafetensorsReader& source) {
+void SafetensorsWriter::copy(const std::string& name, const SafetensorsReader& source, Sha256* hash) {
   const TensorInfo& from = source.info(name);
   const TensorInfo to = state_->claim(name, from.dtype, from.shape);
   const File input = File::open(source.directory() / from.file);
@@ -134,6 +184,7 @@ void SafetensorsWriter::copy(const std::string& name, const SafetensorsReader& s
     const std::size_t count = std::min<std::uint64_t>(buffer.size(), to.bytes - done);
     input.read_at(buffer.data(), count, from.offset + done);
     state_->file->write_at(buffer.data(), count, to.offset + done);
+    if (hash != nullptr) hash->update(buffer.data(), count);
   }
 }
 
@@ -143,6 +194,17 @@ bool SafetensorsWriter::complete() const {
 
 std::uint64_t SafetensorsWriter::bytes() const {
   return state_->bytes;
+}
+
+void SafetensorsWriter::sync() {
+  State& s = *state_;
+  if (s.file == nullptr || !s.unsynced) return;
+  s.file->sync();
+  s.unsynced = false;
+}
+
+void SafetensorsWriter::keep_partial() {
+  state_->keep = true;
 }
 
 std::string SafetensorsWriter::finish() {
@@ -161,10 +223,7 @@ std::string SafetensorsWriter::finish() {
 }
 
 std::uint64_t safetensors_file_bytes(const NamedTensors& tensors) {
-  NamedTensors copy = tensors;
-  std::uint64_t bytes = lay_out(copy).size();
-  for (const auto& [name, info] : copy) bytes += info.bytes;
-  return bytes;
+  return lay_out_safetensors(tensors).bytes;
 }
 
 }  // namespace gptq
