@@ -10,7 +10,7 @@ set -euo pipefail
 GPTQ_HPC_SCRIPT=prepare
 # Slurm runs a copy of this file; it knows where the original is.
 if [ -n "${SLURM_JOB_ID:-}" ] && [ -z "${GPTQ_HPC_HOME:-}" ]; then
-  GPTQ_HPC_HOME="$(scontrol show job "$SLURM_JOB_ID" | sed -n "s|^ *Command=\(.*\)/slurm/$GPTQ_HPC_SCRIPT\.sh.*|\1|p")"
+  GPTQ_HPC_HOME="$(scontrol show job "$SLURM_JOB_ID" | sed -n "/^ *Command=/{s|^ *Command=\(.*\)/slurm/$GPTQ_HPC_SCRIPT\.sh.*|\1|p;q}")"
 fi
 GPTQ_HPC_HOME="${GPTQ_HPC_HOME:-$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")}"
 if [ ! -r "$GPTQ_HPC_HOME/slurm/lib/common.sh" ]; then

@@ -4,6 +4,7 @@
 #
 #   tools/install_deps.sh          # build and test
 #   tools/install_deps.sh --demo   # also debian-handbook, whose text the quickstart and the benchmarks use
+#   tools/install_deps.sh --slurm  # also, where they can be had, slurm-wlm and munge, which the Slurm tests start
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 
@@ -13,12 +14,15 @@ packages=(
   libyaml-cpp-dev libcli11-dev nlohmann-json3-dev libspdlog-dev libfmt-dev libgtest-dev libgmock-dev
   python3-venv
 )
-demo=false
-case "${1:-}" in
-  "") ;;
-  --demo) demo=true ;;
-  *) die "unknown option $1; usage: tools/install_deps.sh [--demo]" ;;
-esac
+slurm_packages=(slurm-wlm slurm-wlm-basic-plugins munge)
+demo=false slurm=false
+for option in "$@"; do
+  case "$option" in
+    --demo) demo=true ;;
+    --slurm) slurm=true ;;
+    *) die "unknown option $option; usage: tools/install_deps.sh [--demo] [--slurm]" ;;
+  esac
+done
 
 is_installed() {
   [ "$(dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
@@ -33,7 +37,14 @@ if $demo && [ -z "$(handbook_directory)" ]; then
   wants_handbook=true
 fi
 
-if [ "${#missing[@]}" -eq 0 ] && ! $wants_handbook; then
+missing_slurm=()
+if $slurm; then
+  for package in "${slurm_packages[@]}"; do
+    is_installed "$package" || missing_slurm+=("$package")
+  done
+fi
+
+if [ "${#missing[@]}" -eq 0 ] && [ "${#missing_slurm[@]}" -eq 0 ] && ! $wants_handbook; then
   log "all needed packages are installed"
   exit 0
 fi
@@ -48,11 +59,12 @@ if [ "$(id -u)" -ne 0 ]; then
   fi
 fi
 
-install_packages() {
+try_packages() {
   log "installing $*"
-  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "$@" \
-    || die "apt-get could not install: $*"
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "$@"
 }
+
+install_packages() { try_packages "$@" || die "apt-get could not install: $*"; }
 
 updated=false
 update_lists() {
@@ -64,6 +76,16 @@ update_lists() {
 if [ "${#missing[@]}" -gt 0 ]; then
   update_lists
   install_packages "${missing[@]}"
+fi
+
+# Slurm is for tests that say themselves when they were left out; they start daemons of their own.
+if [ "${#missing_slurm[@]}" -gt 0 ]; then
+  if [ "$(id -u)" -eq 0 ] || [ "${#as_root[@]}" -gt 0 ]; then
+    update_lists
+    try_packages "${missing_slurm[@]}" || log "WARNING: Slurm could not be installed; its tests will be skipped"
+  else
+    log "WARNING: no right to install Slurm; its tests will be skipped"
+  fi
 fi
 
 # Minimal images tell dpkg to leave documentation out, and an ordinary user cannot install: the package's files are

@@ -1,8 +1,17 @@
 # shellcheck shell=bash
 # One attempt of a job that may be interrupted: count it, start the ranks, hand on Slurm's warning, come back or not.
 
+# The id of an array's last task is that of the whole array, so the task is named by both its numbers.
+job_name() {
+  if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
+    printf '%s_%s\n' "$SLURM_ARRAY_JOB_ID" "$SLURM_ARRAY_TASK_ID"
+  else
+    printf '%s\n' "$SLURM_JOB_ID"
+  fi
+}
+
 state_file() {
-  printf '%s/%s\n' "${GPTQ_HPC_STATE_DIR:-${SLURM_SUBMIT_DIR:-$PWD}/.gptq-hpc-slurm}" "$SLURM_JOB_ID"
+  printf '%s/%s\n' "${GPTQ_HPC_STATE_DIR:-${SLURM_SUBMIT_DIR:-$PWD}/.gptq-hpc-slurm}" "$(job_name)"
 }
 
 # begin_attempt: compares the checkpoint with what the attempt before found at its start. Every way back to here counts,
@@ -17,8 +26,13 @@ begin_attempt() {
     { read -r stalled && read -r first_progress && read -r known; } <"$file" || true
     if [ "$known" = "$progress" ]; then stalled=$((stalled + 1)); else stalled=0; fi
   fi
-  log "attempt $((${SLURM_RESTART_COUNT:-0} + 1)) of job $SLURM_JOB_ID; $checkpoint: $progress"
+  log "attempt $((${SLURM_RESTART_COUNT:-0} + 1)) of job $(job_name); $checkpoint: $progress"
   write_state
+}
+
+forget_state() {
+  rm -f "$(state_file)"
+  rmdir "$(dirname "$(state_file)")" 2>/dev/null || true
 }
 
 write_state() {
@@ -38,7 +52,7 @@ may_come_back() {
   [ "$attempts" -lt "$GPTQ_HPC_MAX_STALLED" ] && return
   log "giving up: $attempts attempt(s) in a row without a newer checkpoint (GPTQ_HPC_MAX_STALLED); longer attempts or" \
     "a smaller checkpoint.interval help. The checkpoint stays: submit again to go on" >&2
-  rm -f "$(state_file)"
+  forget_state
   return 1
 }
 
@@ -46,8 +60,8 @@ may_come_back() {
 come_back() {
   may_come_back || exit "$1"
   trap '' TERM USR1
-  log "requeueing job $SLURM_JOB_ID"
-  if ! scontrol requeue "$SLURM_JOB_ID"; then
+  log "requeueing job $(job_name)"
+  if ! scontrol requeue "$(job_name)"; then
     log "Slurm did not requeue the job (sbatch --no-requeue, or the site forbids it); submit it again to go on" >&2
     exit "$1"
   fi
@@ -108,7 +122,7 @@ attempt() {
   begin_attempt
   if [ "$stalled" -ge "$GPTQ_HPC_MAX_STALLED" ]; then
     log "giving up: $stalled attempts in a row were interrupted without a newer checkpoint (GPTQ_HPC_MAX_STALLED)" >&2
-    rm -f "$(state_file)"
+    forget_state
     exit 75
   fi
   once_only "$@"
@@ -135,13 +149,13 @@ conclude() {
   case "$code" in
     0)
       log "finished"
-      rm -f "$(state_file)"
+      forget_state
       exit 0
       ;;
     75) log "stopped early with a checkpoint" ;;
     2 | 3 | 4 | 5 | 7 | 8)
       log "failed with exit code $code, which another attempt would not change; the message is above" >&2
-      rm -f "$(state_file)"
+      forget_state
       exit "$code"
       ;;
     *) log "ended with exit code $code: a rank, node or launcher died; going on from the last checkpoint" >&2 ;;

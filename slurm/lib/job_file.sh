@@ -73,6 +73,6 @@ progress_of() {
     printf 'no checkpoint\n'
     return
   fi
-  position="$(tr -d ' \t\n' <"$manifest" | grep -o '"position":{[^}]*}' | tr -d '"{}' || true)"
+  position="$(tr -d ' \t\n' <"$manifest" | sed -n 's/.*"position":{\([^}]*\)}.*/\1/p' | tr -d '"' || true)"
   printf '%s\n' "${position:-$(basename "$manifest")}"
 }

@@ -15,11 +15,15 @@ namespace {
 
 void write_job(const std::filesystem::path& directory) {
   std::ofstream file(directory / "job.yaml");
-  file << "model: {path: " << directory / "model" << "}\n"
-       << "calibration: {path: " << directory / "calibration.h5" << ", chunk_tokens: 512}\n"
+  file << "model: {path: " << directory / "model"
+       << "}\n"
+       << "calibration: {path: " << directory / "calibration.h5"
+       << ", chunk_tokens: 512}\n"
        << "quantization: {bits: 4, group_size: 64}\n"
-       << "output: {path: " << directory / "output" << "}\n"
-       << "eval: {data: [" << directory / "eval.h5" << "]}\n"
+       << "output: {path: " << directory / "output"
+       << "}\n"
+       << "eval: {data: [" << directory / "eval.h5"
+       << "]}\n"
        << "compute: {threads: 1}\n";
   file.close();
   if (!file) throw std::runtime_error("cannot write " + (directory / "job.yaml").string());
@@ -41,7 +45,8 @@ int main(int argc, char** argv) {
     options.intermediate = 512;
     options.layers = std::stoll(argv[2]);
     gptq::test::write_tiny_model(directory / "model", options);
-    gptq::test::write_calibration(directory / "calibration.h5", std::stoll(argv[3]), 256, options.vocab, 1, true);
+    gptq::test::write_calibration(directory / "calibration.h5", std::stoll(argv[3]), 256, options.vocab, 1,
+                                  true);
     gptq::test::write_calibration(directory / "eval.h5", 4, 128, options.vocab, 2);
     write_job(directory);
   } catch (const std::exception& error) {
