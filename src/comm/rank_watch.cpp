@@ -61,7 +61,7 @@ void RankWatch::enter(const char* collective) {
   ++position_.number;
   std::snprintf(position_.name, sizeof(position_.name), "%s", collective);
   entered_ = Stopwatch();
-  reported_ = false;
+  reported_ = called_ = false;
   next_roll_call_ = timing_.timeout;
   inconclusive_ = 0;
 }
@@ -132,6 +132,7 @@ void RankWatch::answer_root() {
     Position answer = here();
     answer.call = call.call;
     send(answer, kRoot, kHere);
+    called_ = true;
   }
 }
 
@@ -140,7 +141,13 @@ void RankWatch::report_late() {
   if (seconds < timing_.timeout) return;
   if (!reported_) send(here(), kRoot, kLate);
   reported_ = true;
-  if (seconds >= timing_.timeout + timing_.roll_call + timing_.grace) throw_missing({kRoot}, seconds);
+  if (seconds < timing_.timeout + timing_.roll_call + timing_.grace) return;
+  if (!called_) throw_missing({kRoot}, seconds);
+  throw CommError(
+      "waited {:.1f} s in collective operation #{} ({}); {} looked for the ranks that hang, but did not end "
+      "the job: "
+      "see what it says",
+      seconds, position_.number, position_.name, name_of(kRoot));
 }
 
 void RankWatch::hear_late_ranks() {

@@ -77,7 +77,8 @@ class RankWatch {
   std::list<Sent> sent_;  ///< messages on their way; a rank that hangs never takes its own
   Position position_;
   Stopwatch entered_;
-  bool reported_ = false;
+  bool reported_ = false;      ///< to the root, as late
+  bool called_ = false;        ///< by the root, since this rank entered
   double next_roll_call_ = 0;  ///< seconds after entering; root only
   int inconclusive_ = 0;       ///< roll calls of this collective that everybody answered
   std::int64_t calls_ = 0;

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -54,6 +55,24 @@ TEST(Communicator, GathersDifferentLengthsInRankOrder) {
     ASSERT_EQ(all[rank].size(), rank * 7);
     for (std::byte value : all[rank]) EXPECT_EQ(value, std::byte(rank));
   }
+}
+
+TEST(Communicator, LargeMessagesArriveWhole) {
+  // More than one piece of a large reduction, and a rest.
+  std::vector<std::int64_t> values((std::size_t{5} << 18) + 3);
+  const std::int64_t n = world().size();
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    values[i] = static_cast<std::int64_t>(i) * 1'000'003 + world().rank();
+  }
+  world().all_reduce_sum(values);
+  std::int64_t wrong = 0;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    wrong += values[i] != n * static_cast<std::int64_t>(i) * 1'000'003 + n * (n - 1) / 2;
+  }
+  EXPECT_EQ(wrong, 0);
+  std::vector<int> sent(300'000, world().rank());
+  world().broadcast(sent.data(), sent.size() * sizeof(int), world().size() - 1);
+  EXPECT_EQ(std::count(sent.begin(), sent.end(), world().size() - 1), 300'000);
 }
 
 TEST(RunOnRoot, RunsOnceAndReturnsEverywhere) {
