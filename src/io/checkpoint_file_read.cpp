@@ -208,11 +208,11 @@ std::int64_t RankFile::columns(const std::string& dataset) const {
 
 void RankFile::read_rows(const std::string& dataset, std::int64_t first, std::int64_t count,
                          const Matrix& target) const {
+  if (count == 0) return;
   const Hdf5Quiet quiet;
   const State& s = *state_;
   const State::Dataset& data = s.find(dataset);
   const std::int64_t begin = s.samples.empty() ? 0 : first - s.samples.front();
-  if (count == 0) return;
   if (begin < 0 || begin + count > static_cast<std::int64_t>(s.samples.size())) {
     throw s.wrong(fmt::format("samples {} to {} are asked for, it has {}", first, first + count - 1,
                               s.samples.empty()

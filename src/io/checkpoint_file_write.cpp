@@ -59,7 +59,8 @@ class RankFileLayout {
     add_activation("hidden", state.hidden);
     for (const auto& [name, matrix] :
          {std::pair("x", state.x), std::pair("hidden_before", state.hidden_before)}) {
-      if (matrix.data == nullptr) continue;
+      const bool empty = matrix.rows == 0 && matrix.cols > 0;  // a rank without samples
+      if (matrix.data == nullptr && !empty) continue;
       GPTQ_EXPECT(matrix.rows == tokens);
       add_activation(name, matrix);
     }

@@ -96,10 +96,14 @@ Part read_part(const fs::path& path) {
   return part;
 }
 
-/// The activations that every file has, with the type and width they have everywhere.
+/// The activations that every file with samples has, with the type and width they have everywhere.
 std::map<std::string, Column> common_columns(const std::vector<Part>& parts) {
-  std::map<std::string, Column> columns = parts.empty() ? std::map<std::string, Column>() : parts[0].columns;
+  const auto filled =
+      std::find_if(parts.begin(), parts.end(), [](const Part& part) { return part.tokens > 0; });
+  if (filled == parts.end()) return parts.empty() ? std::map<std::string, Column>() : parts[0].columns;
+  std::map<std::string, Column> columns = filled->columns;
   for (const Part& part : parts) {
+    if (part.tokens == 0) continue;
     std::erase_if(columns, [&](const auto& column) { return !part.columns.contains(column.first); });
     for (const auto& [name, column] : columns) {
       if (part.columns.at(name) == column) continue;
