@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "base/process.h"
+#include "base/stop_request.h"
 #include "comm/communicator.h"
 #include "config/command_line.h"
 #include "config/requirements.h"
@@ -43,8 +44,9 @@ void write_text(const std::string& path, const std::string& text) {
   if (!file) throw IoError("cannot write {}: check that its directory exists and has room", path);
 }
 
-void quantize(const JobConfig& job, Communicator& comm) {
-  const Report report = run_quantize(job, comm);
+void quantize(const JobConfig& job, bool fresh, Communicator& comm) {
+  catch_stop_signals();
+  const Report report = run_quantize(job, fresh, comm);
   if (!comm.is_root()) return;
   if (report.layers.empty()) {
     log::info("{} already holds this job's finished output; nothing to do (--overwrite does it again)",
@@ -89,6 +91,7 @@ ExitCode run(const CommandLine& line, Communicator& comm) {
   }
   const JobConfig job = read_job_everywhere(line, comm);
   log::start(comm.rank(), comm.size(), job.log.level);
+  comm.set_timeout(job.comm.timeout);
   if (line.command == Command::plan) {
     const int ranks = line.plan_ranks > 0 ? line.plan_ranks : comm.size();
     run_on_root(comm, [&] {
@@ -99,7 +102,7 @@ ExitCode run(const CommandLine& line, Communicator& comm) {
   } else if (line.command == Command::eval) {
     evaluate(line, job, comm);
   } else {
-    quantize(job, comm);
+    quantize(job, line.fresh, comm);
   }
   return ExitCode::ok;
 }

@@ -6,7 +6,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <ctime>
 #include <fstream>
+#include <iterator>
+#include <sstream>
 #include <string>
 
 namespace gptq {
@@ -31,6 +34,22 @@ std::int64_t host_memory_bytes() {
   std::string text;
   if (limit >> text && text != "max") bytes = std::min<std::int64_t>(bytes, std::stoll(text));
   return bytes;
+}
+
+double seconds_since_process_start() {
+  std::ifstream stat("/proc/self/stat");
+  std::string text((std::istreambuf_iterator<char>(stat)), std::istreambuf_iterator<char>());
+  // Field 22, in clock ticks since boot; the name in field 2 may hold spaces, so count from its closing
+  // bracket.
+  std::istringstream fields(text.substr(text.rfind(')') + 1));
+  std::string skipped;
+  for (int field = 3; field < 22; ++field) fields >> skipped;
+  double ticks = 0;
+  fields >> ticks;
+  timespec now{};
+  clock_gettime(CLOCK_BOOTTIME, &now);
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9 -
+         ticks / static_cast<double>(sysconf(_SC_CLK_TCK));
 }
 
 void keep_freed_memory() {

@@ -65,6 +65,7 @@ std::string report_json(const Report& report) {
   ordered_json json;
   json["version"] = report.version;
   json["started"] = report.started;
+  json["attempts"] = report.attempts;
   json["host"]["name"] = host_name();
   json["host"]["cores"] = available_cores();
   json["host"]["memory_bytes"] = host_memory_bytes();

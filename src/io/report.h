@@ -15,6 +15,7 @@ namespace gptq {
 struct Report {
   std::string version;
   std::string started;  ///< ISO 8601, UTC
+  std::int64_t attempts = 1;  ///< 2 and more: an interrupted job that went on; phase_seconds are the last one's
   int ranks = 1;
   int threads = 1;
   std::string backend;

@@ -28,6 +28,19 @@ Matrix Activations::hidden(std::size_t i) const {
           hidden_size_, hidden_size_};
 }
 
+Matrix Activations::all_hidden() const {
+  return {hidden_.data(), DType::f32, tokens(), hidden_size_, hidden_size_};
+}
+
+void Activations::copy_x(const Matrix& target) const {
+  GPTQ_EXPECT(target.rows == tokens() && target.dtype == compute_ && target.stride == target.cols);
+  for (std::size_t i = 0; i < chunks(); ++i) {
+    const Matrix from = x(i, target.cols);
+    const Matrix to = target.rows_from(first_row_[i], from.rows);
+    std::memcpy(to.data, from.data, static_cast<std::size_t>(from.rows * from.cols) * size_of(compute_));
+  }
+}
+
 Matrix Activations::x(std::size_t i, std::int64_t width) const {
   GPTQ_EXPECT(width <= max_width_);
   const std::size_t first = static_cast<std::size_t>(first_row_[i] * max_width_) * size_of(compute_);

@@ -25,6 +25,10 @@ class Activations {
   Matrix hidden(std::size_t i) const;                 ///< (tokens of the chunk, hidden_size) f32
   Matrix x(std::size_t i, std::int64_t width) const;  ///< (tokens of the chunk, width), width <= max_width
   std::int64_t tokens() const { return first_row_.back(); }
+  Matrix all_hidden() const;  ///< (tokens(), hidden_size) f32: the chunks' regions lie one behind the other
+  /// Copies the chunks' inputs, one behind the other, to `target` (tokens(), width).
+  void copy_x(const Matrix& target) const;
+  DType compute() const { return compute_; }
   /// Token ids of the chunk's samples, one after the other.
   std::vector<std::int32_t> ids(std::size_t i, const CalibrationData& data) const;
 

@@ -7,13 +7,15 @@
 namespace gptq {
 
 BlockQuantizer::BlockQuantizer(const ModelWeights& model, const Recipe& recipe, StageSolver& solver,
-                               Kernels& kernels, PhaseClock& phases, OnLayers on_layers)
+                               Kernels& kernels, PhaseClock& phases, OnLayers on_layers,
+                               OnSafePoint on_safe_point)
     : model_(model),
       recipe_(recipe),
       solver_(solver),
       kernels_(kernels),
       phases_(phases),
-      on_layers_(std::move(on_layers)) {}
+      on_layers_(std::move(on_layers)),
+      on_safe_point_(std::move(on_safe_point)) {}
 
 std::vector<LayerToQuantize> BlockQuantizer::chosen_layers(std::int64_t group,
                                                            const BlockWeights& weights) const {
@@ -77,13 +79,30 @@ std::vector<float> BlockQuantizer::advance(std::int64_t group, DecoderBlock& blo
   return maximum;
 }
 
-void BlockQuantizer::quantize_group(std::int64_t group, const BlockWeights& weights,
-                                    const Activations& activations, std::vector<float> maximum,
-                                    QuantizedBlock& result) {
-  const std::vector<LayerToQuantize> layers = chosen_layers(group, weights);
+std::vector<float> BlockQuantizer::column_maximum(std::int64_t group, const DecoderBlock& block,
+                                                  const Activations& activations, std::int64_t block_index) {
+  const auto scope = phases_.in("forward");
+  const std::int64_t width = block.group_width(group);
+  const std::string& name = model_.groups()[static_cast<std::size_t>(group)].name;
+  std::vector<float> maximum(static_cast<std::size_t>(width), 0.0f);
+  for (std::size_t i = 0; i < activations.chunks(); ++i)
+    track(activations, i, width, block_index, name, maximum);
+  return maximum;
+}
+
+void BlockQuantizer::quantize_group(const SafePoint& here, const BlockWeights& weights,
+                                    std::vector<float> maximum, PartialSum before, QuantizedBlock& result) {
+  const std::vector<LayerToQuantize> layers = chosen_layers(here.group, weights);
   if (layers.empty()) return;
-  const std::int64_t width = model_.groups()[static_cast<std::size_t>(group)].in_features;
-  const StageFactor factor = solver_.factor(solver_.accumulate(activations, width, std::move(maximum)));
+  const std::int64_t width = model_.groups()[static_cast<std::size_t>(here.group)].in_features;
+  const auto on_round = [&](std::span<const std::int64_t> panels, const std::vector<std::int64_t>& chunks) {
+    SafePoint point = here;
+    point.panels = panels;
+    point.chunks = chunks;
+    on_safe_point_(point);
+  };
+  const StageFactor factor = solver_.factor(
+      solver_.accumulate(*here.activations, width, std::move(maximum), std::move(before), on_round));
   SolvedStage solved = solver_.solve(factor, layers, weights.block);
   on_layers_(solved.statistics);
   std::move(solved.layers.begin(), solved.layers.end(), std::back_inserter(result.layers));
@@ -100,16 +119,26 @@ void BlockQuantizer::use_quantized(std::size_t first_layer, const QuantizedBlock
   }
 }
 
-QuantizedBlock BlockQuantizer::run(const BlockWeights& weights, DecoderBlock& block,
-                                   Activations& activations) {
-  QuantizedBlock result;
+QuantizedBlock BlockQuantizer::run(const BlockWeights& weights, DecoderBlock& block, Activations& activations,
+                                   BlockStart start) {
+  QuantizedBlock result = std::move(start.finished);
   const bool sequential = recipe_.section().true_sequential;
-  const HostBuffer before = sequential ? HostBuffer() : activations.copy_hidden();
+  HostBuffer before;
+  if (!sequential) before = start.group == 0 ? activations.copy_hidden() : std::move(start.hidden_before);
 
-  std::vector<float> maximum = enter(block, activations, weights.block);
-  for (std::int64_t group = 0; group < block.groups(); ++group) {
+  std::vector<float> maximum = start.group == 0
+                                   ? enter(block, activations, weights.block)
+                                   : column_maximum(start.group, block, activations, weights.block);
+  for (std::int64_t group = start.group; group < block.groups(); ++group) {
+    SafePoint here{weights.block, group, &activations, 0, nullptr, {}, {}, &result};
+    if (group > 0) {
+      here.x_width = block.group_width(group);
+      here.hidden_before = sequential ? nullptr : &before;
+    }
+    if (group > start.group) on_safe_point_(here);
     const std::size_t first_layer = result.layers.size();
-    quantize_group(group, weights, activations, std::move(maximum), result);
+    PartialSum sum = group == start.group ? std::move(start.sum) : PartialSum();
+    quantize_group(here, weights, std::move(maximum), std::move(sum), result);
     if (sequential) use_quantized(first_layer, result, weights.block, block);
     maximum = advance(group, block, activations, weights.block);
   }

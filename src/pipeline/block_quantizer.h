@@ -1,17 +1,13 @@
 #pragma once
 
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "model/decoder_block.h"
 #include "pipeline/stage_solver.h"
 
 namespace gptq {
-
-struct QuantizedBlock {
-  std::vector<QuantizedLayer> layers;
-  std::vector<LayerStatistics> statistics;
-};
 
 /// Takes this rank's samples through one block and quantizes its layers on the way: stage group by stage
 /// group with quantized weights in front (true_sequential), or all Hessians from the block's original weights
@@ -21,10 +17,13 @@ class BlockQuantizer {
   using OnLayers = std::function<void(const std::vector<LayerStatistics>&)>;
 
   BlockQuantizer(const ModelWeights& model, const Recipe& recipe, StageSolver& solver, Kernels& kernels,
-                 PhaseClock& phases, OnLayers on_layers);
+                 PhaseClock& phases, OnLayers on_layers, OnSafePoint on_safe_point);
 
-  /// activations: hidden states entering the block, afterwards leaving it (through the quantized weights).
-  QuantizedBlock run(const BlockWeights& weights, DecoderBlock& block, Activations& activations);
+  /// activations: hidden states entering the block, or what `start` says; afterwards those leaving it,
+  /// through the quantized weights. Passes a safe point before every stage group but the first one run, and
+  /// inside the sums.
+  QuantizedBlock run(const BlockWeights& weights, DecoderBlock& block, Activations& activations,
+                     BlockStart start);
   /// Quantizes without calibration: nothing is propagated.
   QuantizedBlock round_to_nearest(const BlockWeights& weights);
 
@@ -32,11 +31,13 @@ class BlockQuantizer {
   std::vector<float> enter(DecoderBlock& block, Activations& activations, std::int64_t block_index);
   std::vector<float> advance(std::int64_t group, DecoderBlock& block, Activations& activations,
                              std::int64_t block_index);
+  std::vector<float> column_maximum(std::int64_t group, const DecoderBlock& block,
+                                    const Activations& activations, std::int64_t block_index);
   void track(const Activations& activations, std::size_t chunk, std::int64_t width, std::int64_t block_index,
              const std::string& where, std::vector<float>& maximum);
   std::vector<LayerToQuantize> chosen_layers(std::int64_t group, const BlockWeights& weights) const;
-  void quantize_group(std::int64_t group, const BlockWeights& weights, const Activations& activations,
-                      std::vector<float> maximum, QuantizedBlock& result);
+  void quantize_group(const SafePoint& here, const BlockWeights& weights, std::vector<float> maximum,
+                      PartialSum before, QuantizedBlock& result);
   void use_quantized(std::size_t first_layer, const QuantizedBlock& quantized, std::int64_t block_index,
                      DecoderBlock& block);
 
@@ -46,6 +47,7 @@ class BlockQuantizer {
   Kernels& kernels_;
   PhaseClock& phases_;
   OnLayers on_layers_;
+  OnSafePoint on_safe_point_;
 };
 
 }  // namespace gptq

@@ -3,13 +3,14 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <cstring>
 
 #include "base/process.h"
 #include "base/sha256.h"
 #include "config/yaml_reader.h"
-#include "model/safetensors_reader.h"
+#include "model/weights_identity.h"
 
 namespace gptq {
 namespace {
@@ -67,27 +68,34 @@ int ranks_on_this_node(Communicator& comm) {
   return ranks;
 }
 
-std::string job_fingerprint(const JobConfig& job, const ModelWeights& model,
-                            const std::string& calibration_sha256, DType compute) {
-  Sha256 hash;
-  const auto add = [&hash](const std::string& key, const std::string& value) {
-    const std::string line = key + "=" + value + "\n";
-    hash.update(line.data(), line.size());
-  };
-  add("arithmetic", kArithmeticVersion);
-  add("compute dtype", std::string(name_of(compute)));
-  add("calibration", calibration_sha256);
+std::map<std::string, std::string> job_identity(const JobConfig& job, const ModelWeights& model,
+                                                const std::string& calibration_sha256, DType compute,
+                                                Communicator& comm) {
+  std::map<std::string, std::string> identity;
   for (const auto& [key, value] : result_keys(job)) {
-    // Paths say where the inputs lie today; what is in them is hashed below and above. The evaluation changes
-    // nothing.
+    // Paths say where the inputs lie today; what is in them is hashed below. The evaluation changes nothing.
     const bool identity_elsewhere =
         key == "model.path" || key == "calibration.path" || key.starts_with("eval.");
-    if (!identity_elsewhere) add(key, value);
+    if (!identity_elsewhere) identity[key] = value;
   }
-  for (const auto& [name, info] : model.files().tensors()) {
-    std::string shape;
-    for (std::int64_t extent : info.shape) shape += fmt::format("{},", extent);
-    add(name, fmt::format("{} {} {} {} {}", name_of(info.dtype), shape, info.file, info.offset, info.bytes));
+  identity["arithmetic version"] = kArithmeticVersion;
+  identity["arithmetic type"] = std::string(name_of(compute));
+  identity["calibration sha256"] = calibration_sha256;
+  std::array<char, 64> digits{};
+  run_on_root(comm, [&] {
+    const std::string hash = weights_sha256(model.files());
+    std::copy(hash.begin(), hash.end(), digits.begin());
+  });
+  comm.broadcast(digits.data(), digits.size(), 0);
+  identity["weights sha256"] = std::string(digits.begin(), digits.end());
+  return identity;
+}
+
+std::string fingerprint_of(const std::map<std::string, std::string>& identity) {
+  Sha256 hash;
+  for (const auto& [key, value] : identity) {
+    const std::string line = key + "=" + value + "\n";
+    hash.update(line.data(), line.size());
   }
   return hash.hex();
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 
@@ -24,10 +25,13 @@ ComputeContext make_compute(const ComputeSection& section, Communicator& comm);
 /// Ranks that run on this rank's node. Collective.
 int ranks_on_this_node(Communicator& comm);
 
-/// Identity of a job's result: SHA-256 over the source weights' identity, the calibration's hash, the version
-/// of the arithmetic and every option that changes the result. Two jobs with one fingerprint write the same
-/// bytes.
-std::string job_fingerprint(const JobConfig& job, const ModelWeights& model,
-                            const std::string& calibration_sha256, DType compute);
+/// Everything that decides the bytes of a job's result, by name: the source weights' identity, the
+/// calibration's hash, the version of the arithmetic and every option that changes the result. Two jobs with
+/// one identity write the same bytes. The root looks at the files; the others are told. Collective.
+std::map<std::string, std::string> job_identity(const JobConfig& job, const ModelWeights& model,
+                                                const std::string& calibration_sha256, DType compute,
+                                                Communicator& comm);
+/// SHA-256 of an identity.
+std::string fingerprint_of(const std::map<std::string, std::string>& identity);
 
 }  // namespace gptq

@@ -4,6 +4,7 @@
 #include <ctime>
 #include <filesystem>
 #include <optional>
+#include <utility>
 
 #include "base/log.h"
 #include "base/process.h"
@@ -12,10 +13,13 @@
 #include "pipeline/background_export.h"
 #include "pipeline/block_prefetcher.h"
 #include "pipeline/block_quantizer.h"
+#include "pipeline/checkpointer.h"
 #include "pipeline/embedding.h"
 #include "pipeline/job_context.h"
+#include "pipeline/job_directory.h"
 #include "pipeline/plan.h"
 #include "pipeline/progress.h"
+#include "pipeline/resume.h"
 
 namespace gptq {
 namespace {
@@ -76,13 +80,15 @@ std::int64_t widest_group(const ModelWeights& model) {
 
 class QuantizeJob {
  public:
-  QuantizeJob(const JobConfig& job, Communicator& comm, Inputs inputs, ComputeContext compute)
+  QuantizeJob(const JobConfig& job, bool fresh, Communicator& comm, Inputs inputs, ComputeContext compute)
       : job_(job),
+        fresh_(fresh),
         comm_(comm),
         inputs_(std::move(inputs)),
         compute_(std::move(compute)),
         recipe_(job.quantization),
-        fingerprint_(job_fingerprint(job, *inputs_.model, inputs_.calibration.sha256, compute_.dtype)) {}
+        identity_(job_identity(job, *inputs_.model, inputs_.calibration.sha256, compute_.dtype, comm)),
+        fingerprint_(fingerprint_of(identity_)) {}
 
   Report run() {
     report_ = new_report();
@@ -128,8 +134,31 @@ class QuantizeJob {
       log::info("{} ranks x {} threads, {}, {} arithmetic", comm_.size(), compute_.backend->threads(),
                 compute_.backend->describe(), name_of(compute_.dtype));
       plan.require_fit(host_memory_bytes(), node_ranks);
-      export_.emplace(std::make_unique<Exporter>(job_, *inputs_.model, recipe_, fingerprint_));
     });
+    directory_.emplace(job_, fresh_, comm_);
+    const std::optional<CheckpointManifest> manifest = directory_->find(identity_, [&](const auto& blocks) {
+      return damage_in_finished_blocks(job_, *inputs_.model, recipe_, blocks);
+    });
+    run_on_root(comm_, [&] {
+      const std::vector<std::string> finished =
+          manifest ? manifest->block_sha256 : std::vector<std::string>();
+      export_.emplace(std::make_unique<Exporter>(job_, *inputs_.model, recipe_, fingerprint_, finished));
+      if (manifest) export_->keep_partial_files();
+    });
+    make_activations();
+    if (manifest) {
+      take_up(*manifest);
+    } else if (uses_calibration()) {
+      const auto scope = phases_.in("embed");
+      embed_samples(*inputs_.model, inputs_.calibration, compute_.backend->kernels(), *activations_);
+    }
+    if (uses_calibration()) {
+      rotary_ = make_rotary_table(inputs_.model->config(), inputs_.calibration.longest());
+    }
+    start_checkpoints(manifest);
+  }
+
+  void make_activations() {
     const std::vector<Chunk> chunks =
         make_chunks(lengths_of(inputs_.calibration), job_.calibration.chunk_tokens);
     const auto [first, last] = chunks_of_rank(chunks, comm_.rank(), comm_.size());
@@ -137,10 +166,52 @@ class QuantizeJob {
                          std::vector<Chunk>(chunks.begin() + static_cast<std::ptrdiff_t>(first),
                                             chunks.begin() + static_cast<std::ptrdiff_t>(last)),
                          inputs_.model->config().hidden_size, widest_group(*inputs_.model), compute_.dtype);
-    if (uses_calibration()) {
-      const auto scope = phases_.in("embed");
-      embed_samples(*inputs_.model, inputs_.calibration, compute_.backend->kernels(), *activations_);
-      rotary_ = make_rotary_table(inputs_.model->config(), inputs_.calibration.longest());
+  }
+
+  /// Goes to where an earlier attempt was.
+  void take_up(const CheckpointManifest& manifest) {
+    const auto scope = phases_.in("resume");
+    const bool inside = manifest.block < inputs_.model->config().num_hidden_layers;
+    const std::int64_t width =
+        inside ? inputs_.model->groups()[static_cast<std::size_t>(manifest.group)].in_features : 0;
+    first_block_ = manifest.block;
+    start_ = restore(directory_->checkpoint(), manifest, width, uses_calibration() ? &*activations_ : nullptr,
+                     comm_.rank(), comm_.size());
+    for (const LayerStatistics& layer : manifest.layers) {
+      if (layer.block < manifest.block) report_.layers.push_back(layer);
+    }
+    report_.fallbacks = std::count_if(report_.layers.begin(), report_.layers.end(),
+                                      [](const LayerStatistics& layer) { return layer.fallback; });
+    report_.attempts = manifest.attempts + 1;
+    seconds_before_ = manifest.seconds;
+    if (comm_.is_root()) {
+      log::info(
+          "resuming from generation {}: block {} of {}, stage group {}, {} chunks of its sum, {} of work by "
+          "{} ranks",
+          manifest.generation, manifest.block, inputs_.model->config().num_hidden_layers, manifest.group,
+          start_.sum.done_anywhere.size(), duration_text(manifest.seconds), manifest.made_with.at("ranks"));
+    }
+  }
+
+  void start_checkpoints(const std::optional<CheckpointManifest>& manifest) {
+    Checkpointer::Job about{identity_,
+                            {{"ranks", std::to_string(comm_.size())},
+                             {"threads", std::to_string(compute_.backend->threads())},
+                             {"host", host_name()},
+                             {"model.path", job_.model.path},
+                             {"calibration.path", job_.calibration.path}},
+                            seconds_before_,
+                            report_.attempts};
+    checkpointer_.emplace(job_.checkpoint, directory_->checkpoint(), std::move(about), comm_, phases_,
+                          [this](std::int64_t block) {
+                            directory_->require_held();
+                            export_->keep_partial_files();
+                            return export_->finish_up_to(block);
+                          });
+    if (manifest && comm_.is_root()) {
+      log::info("first new work {} after the start of the program; {} of work is repeated",
+                duration_text(seconds_since_process_start()),
+                duration_text(directory_->lost_seconds(*manifest)));
     }
   }
 
@@ -150,12 +221,13 @@ class QuantizeJob {
     const std::int64_t blocks = inputs_.model->config().num_hidden_layers;
     Progress progress(job_.log.progress, comm_.is_root(), blocks, report_.tokens);
     StageSolver solver(*compute_.backend, comm_, recipe_, report_.tokens, report_.samples, phases_);
-    BlockPrefetcher prefetcher(*inputs_.model, 0, blocks);
-    for (std::int64_t index = 0; index < blocks; ++index) {
+    BlockPrefetcher prefetcher(*inputs_.model, first_block_, blocks);
+    for (std::int64_t index = first_block_; index < blocks; ++index) {
       BlockWeights weights = next_weights(prefetcher);
       BlockQuantizer quantizer(
           *inputs_.model, recipe_, solver, compute_.backend->kernels(), phases_,
-          [&](const std::vector<LayerStatistics>& rows) { progress.layers_done(index, rows); });
+          [&](const std::vector<LayerStatistics>& rows) { progress.layers_done(index, rows); },
+          [&](const SafePoint& point) { checkpointer_->at_safe_point(point, report_.layers); });
       QuantizedBlock quantized =
           uses_calibration() ? through_block(quantizer, weights) : quantizer.round_to_nearest(weights);
       record(quantized.statistics);
@@ -164,6 +236,10 @@ class QuantizeJob {
         export_->write_block(index, std::move(weights), std::move(quantized.layers));
       }
       progress.block_done(index);
+      SafePoint between;
+      between.block = index + 1;
+      if (uses_calibration()) between.activations = &*activations_;
+      checkpointer_->at_safe_point(between, report_.layers);
     }
   }
 
@@ -178,7 +254,7 @@ class QuantizeJob {
       const auto scope = phases_.in("load");
       block.emplace(*compute_.backend, *inputs_.model, weights, rotary_, compute_.dtype);
     }
-    return quantizer.run(weights, *block, *activations_);
+    return quantizer.run(weights, *block, *activations_, std::exchange(start_, BlockStart()));
   }
 
   void record(const std::vector<LayerStatistics>& rows) {
@@ -203,9 +279,10 @@ class QuantizeJob {
       const auto scope = phases_.in("export");
       run_on_root(comm_, [&] { export_->finish(); });
     }
+    checkpointer_->remove();
     report_.phase_seconds = phases_.seconds();
     report_.peak_memory_bytes = total_peak_memory();
-    report_.seconds = watch_.seconds();
+    report_.seconds = seconds_before_ + watch_.seconds();
     run_on_root(comm_, [&] {
       report_.source_bytes = safetensors_bytes(job_.model.path);
       report_.output_bytes = safetensors_bytes(job_.output.path);
@@ -220,25 +297,32 @@ class QuantizeJob {
   }
 
   const JobConfig& job_;
+  bool fresh_;
   Communicator& comm_;
   Inputs inputs_;
   ComputeContext compute_;
   Recipe recipe_;
+  std::map<std::string, std::string> identity_;
   std::string fingerprint_;
+  std::optional<JobDirectory> directory_;
   std::optional<BackgroundExport> export_;  ///< on the root
   std::optional<Activations> activations_;
   RotaryTable rotary_;
   PhaseClock phases_;
+  std::int64_t first_block_ = 0;
+  BlockStart start_;           ///< what an earlier attempt left of first_block_
+  double seconds_before_ = 0;  ///< work of earlier attempts
+  std::optional<Checkpointer> checkpointer_;
   Report report_;
   Stopwatch watch_;
 };
 
 }  // namespace
 
-Report run_quantize(const JobConfig& job, Communicator& comm) {
+Report run_quantize(const JobConfig& job, bool fresh, Communicator& comm) {
   Inputs inputs = open_inputs(job, comm);
   ComputeContext compute = make_compute(job.compute, comm);
-  return QuantizeJob(job, comm, std::move(inputs), std::move(compute)).run();
+  return QuantizeJob(job, fresh, comm, std::move(inputs), std::move(compute)).run();
 }
 
 }  // namespace gptq

@@ -9,7 +9,8 @@ std::vector<Chunk> make_chunks(const std::vector<std::int64_t>& sample_lengths, 
   for (std::size_t sample = 0; sample < sample_lengths.size(); ++sample) {
     const std::int64_t length = sample_lengths[sample];
     if (chunks.empty() || chunks.back().tokens + length > chunk_tokens) {
-      chunks.push_back({static_cast<std::int64_t>(sample), 0, 0});
+      const auto index = static_cast<std::int64_t>(chunks.size());
+      chunks.push_back({index, static_cast<std::int64_t>(sample), 0, 0});
     }
     chunks.back().samples += 1;
     chunks.back().tokens += length;

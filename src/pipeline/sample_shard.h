@@ -9,6 +9,7 @@ namespace gptq {
 /// Consecutive samples that are multiplied into a Hessian together. Chunks, not ranks, fix the arithmetic:
 /// they depend on the calibration data and `calibration.chunk_tokens` alone.
 struct Chunk {
+  std::int64_t index = 0;  ///< among all chunks of the data
   std::int64_t first_sample = 0;
   std::int64_t samples = 0;
   std::int64_t tokens = 0;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -8,6 +10,7 @@
 #include "model/architectures.h"
 #include "pipeline/activations.h"
 #include "pipeline/phase_clock.h"
+#include "pipeline/safe_point.h"
 #include "quant/factor.h"
 #include "quant/hessian.h"
 #include "quant/quantized_layer.h"
@@ -34,8 +37,14 @@ class StageSolver {
   StageSolver(Backend& backend, Communicator& comm, const Recipe& recipe, std::int64_t total_tokens,
               std::int64_t total_samples, PhaseClock& phases);
 
-  /// H of the group's input. maximum: this rank's column magnitudes of x over its own chunks.
-  HessianSum accumulate(const Activations& activations, std::int64_t width, std::vector<float> maximum);
+  /// Called with this rank's part of the sum and the chunks in it, by all ranks the same number of times.
+  using OnRound =
+      std::function<void(std::span<const std::int64_t> panels, const std::vector<std::int64_t>& chunks)>;
+
+  /// H of the group's input. maximum: this rank's column magnitudes of x over its own chunks. before: what an
+  /// earlier attempt has summed. The chunks are summed in a few rounds, with a call of on_round between them.
+  HessianSum accumulate(const Activations& activations, std::int64_t width, std::vector<float> maximum,
+                        PartialSum before, const OnRound& on_round);
   /// Damps and factors on the root, then shares the factor.
   StageFactor factor(const HessianSum& sum);
   /// The factor of round-to-nearest: no Hessian at all.

@@ -1,0 +1,242 @@
+#include "pipeline/checkpointer.h"
+
+#include <array>
+#include <cstring>
+#include <ctime>
+#include <nlohmann/json.hpp>
+
+#include "base/log.h"
+#include "base/stop_request.h"
+#include "config/version.h"
+#include "pipeline/progress.h"
+
+namespace gptq {
+namespace {
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  char text[32] = {};
+  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", std::gmtime(&now));
+  return text;
+}
+
+/// Grows, never shrinks: the next checkpoint has about the same size.
+std::byte* room_for(HostBuffer& buffer, std::size_t bytes) {
+  if (buffer.size() < bytes) {
+    buffer = HostBuffer();
+    buffer = HostBuffer(bytes);
+  }
+  return buffer.data();
+}
+
+/// What a rank tells the root of its file.
+nlohmann::json outcome(std::future<WrittenFile>& writing, const RankState& state) {
+  try {
+    const WrittenFile file = writing.get();
+    return {{"rank", state.rank},
+            {"bytes", file.bytes},
+            {"sha256", file.sha256},
+            {"first_sample", state.samples.empty() ? 0 : state.samples.front()},
+            {"end_sample", state.samples.empty() ? 0 : state.samples.back() + 1},
+            {"chunks", state.chunks_summed}};
+  } catch (const std::exception& error) {
+    return {{"rank", state.rank}, {"error", error.what()}};
+  }
+}
+
+}  // namespace
+
+/// The state as it was at the safe point, while the job changes its own.
+struct Checkpointer::Snapshot {
+  HostBuffer hidden;
+  HostBuffer x;
+  HostBuffer hidden_before;
+  std::vector<std::int64_t> panels;
+  std::vector<QuantizedLayer> layers;
+  RankState state;
+  bool has_file = false;  ///< this rank has something to keep
+  std::vector<LayerStatistics> statistics;
+  double seconds = 0;
+
+  void take(const SafePoint& point, bool is_root);
+
+ private:
+  void take_activations(const SafePoint& point);
+};
+
+void Checkpointer::Snapshot::take(const SafePoint& point, bool is_root) {
+  state.block = point.block;
+  state.group = point.group;
+  state.samples.clear();
+  state.lengths.clear();
+  state.hidden = state.x = state.hidden_before = Matrix{};
+  panels.clear();
+  if (!point.chunks.empty()) panels.assign(point.panels.begin(), point.panels.end());  // else only zeros
+  state.sum = panels;
+  state.chunks_summed = point.chunks;
+  layers.clear();
+  if (is_root && point.finished != nullptr) layers = point.finished->layers;
+  state.layers = is_root ? &layers : nullptr;
+  if (point.activations != nullptr) take_activations(point);
+  has_file = point.activations != nullptr && (is_root || !state.samples.empty() || !panels.empty());
+}
+
+void Checkpointer::Snapshot::take_activations(const SafePoint& point) {
+  const Activations& activations = *point.activations;
+  for (std::size_t i = 0; i < activations.chunks(); ++i) {
+    const Batch& batch = activations.batch(i);
+    for (std::int64_t s = 0; s < batch.samples(); ++s) {
+      state.samples.push_back(activations.chunk(i).first_sample + s);
+      state.lengths.push_back(batch.offsets[static_cast<std::size_t>(s) + 1] -
+                              batch.offsets[static_cast<std::size_t>(s)]);
+    }
+  }
+  const Matrix source = activations.all_hidden();
+  const std::size_t bytes = static_cast<std::size_t>(source.rows * source.cols) * sizeof(float);
+  state.hidden = source;
+  state.hidden.data = room_for(hidden, bytes);
+  std::memcpy(state.hidden.data, source.data, bytes);
+  if (point.x_width > 0) {
+    const DType type = activations.compute();
+    state.x = {room_for(x, static_cast<std::size_t>(source.rows * point.x_width) * size_of(type)), type,
+               source.rows, point.x_width, point.x_width};
+    activations.copy_x(state.x);
+  }
+  if (point.hidden_before != nullptr) {
+    state.hidden_before = source;
+    state.hidden_before.data = room_for(hidden_before, bytes);
+    std::memcpy(state.hidden_before.data, point.hidden_before->data(), bytes);
+  }
+}
+
+Checkpointer::Checkpointer(const CheckpointSection& options, CheckpointDirectory directory, Job job,
+                           Communicator& comm, PhaseClock& phases, FinishedBlocks finished_blocks)
+    : options_(options),
+      job_(std::move(job)),
+      comm_(comm),
+      phases_(phases),
+      finished_blocks_(std::move(finished_blocks)),
+      directory_(std::move(directory)),
+      snapshot_(std::make_unique<Snapshot>()) {
+  if (!options_.enabled) return;
+  run_on_root(comm_, [&] {
+    directory_.create();
+    next_generation_ = directory_.next_generation();
+  });
+  comm_.broadcast(&next_generation_, sizeof(next_generation_), 0);
+}
+
+Checkpointer::~Checkpointer() = default;  // the future's destructor waits for the writer
+
+bool Checkpointer::due() const {
+  return options_.enabled && comm_.is_root() && since_begin_.seconds() >= options_.interval;
+}
+
+bool Checkpointer::still_writing() const {
+  return writing_.valid() && writing_.wait_for(std::chrono::seconds(0)) != std::future_status::ready;
+}
+
+void Checkpointer::at_safe_point(const SafePoint& point, const std::vector<LayerStatistics>& layers) {
+  const auto scope = phases_.in("checkpoint");
+  std::array<std::int64_t, 3> flags{due() ? 1 : 0, still_writing() ? 1 : 0, stop_requested()};
+  comm_.all_reduce_max(flags);
+  const auto [due_now, writing, signal] = flags;
+  if (pending_ && (writing == 0 || signal != 0)) commit();
+  if (signal != 0) {
+    if (options_.enabled) {
+      begin(point, layers);
+      commit();
+    }
+    std::int64_t kept = comm_.is_root() ? committed_ : 0;
+    comm_.broadcast(&kept, sizeof(kept), 0);
+    throw Stopped(fmt::format(
+        "stopped by {} at block {}, stage group {}; {}", signal_name(static_cast<int>(signal)), point.block,
+        point.group,
+        kept > 0 ? fmt::format("generation {} is kept: run the same command again to go on", kept)
+                 : std::string(
+                       "no checkpoint was written in this attempt: the next one starts where this one did")));
+  }
+  if (due_now != 0 && !pending_) {
+    begin(point, layers);
+    if (options_.interval == 0) commit();
+  }
+}
+
+void Checkpointer::begin(const SafePoint& point, const std::vector<LayerStatistics>& layers) {
+  Snapshot& snapshot = *snapshot_;
+  snapshot.take(point, comm_.is_root());
+  snapshot.state.generation = next_generation_++;
+  snapshot.state.rank = comm_.rank();
+  snapshot.statistics = layers;
+  if (point.finished != nullptr) {
+    const auto& present = point.finished->statistics;
+    snapshot.statistics.insert(snapshot.statistics.end(), present.begin(), present.end());
+  }
+  snapshot.seconds = job_.seconds_before + job_watch_.seconds();
+  if (snapshot.has_file) {
+    const auto path =
+        directory_.path() / checkpoint_file_name(snapshot.state.generation, snapshot.state.rank);
+    writing_ =
+        std::async(std::launch::async, [path, &snapshot] { return write_rank_file(path, snapshot.state); });
+  }
+  pending_ = true;
+  since_begin_ = Stopwatch();
+}
+
+void Checkpointer::commit() {
+  pending_ = false;
+  std::string mine;
+  if (snapshot_->has_file) mine = outcome(writing_, snapshot_->state).dump();
+  const auto outcomes = comm_.all_gather(std::as_bytes(std::span(mine)));
+  if (!comm_.is_root()) return;
+  try {
+    commit_on_root(outcomes);
+    committed_ = snapshot_->state.generation;
+    // Other ranks may be ahead and write the next generation already.
+    directory_.prune(options_.keep, next_generation_);
+  } catch (const Error& error) {
+    log::warn("checkpoint generation {} could not be written, the one before still counts: {}",
+              snapshot_->state.generation, error.what());
+  }
+}
+
+void Checkpointer::commit_on_root(const std::vector<std::vector<std::byte>>& outcomes) {
+  const Snapshot& snapshot = *snapshot_;
+  CheckpointManifest manifest;
+  manifest.generation = snapshot.state.generation;
+  manifest.created_by = "gptq-hpc " + version();
+  manifest.written = utc_now();
+  manifest.block = snapshot.state.block;
+  manifest.group = snapshot.state.group;
+  manifest.seconds = snapshot.seconds;
+  manifest.attempts = job_.attempts;
+  manifest.identity = job_.identity;
+  manifest.made_with = job_.made_with;
+  manifest.layers = snapshot.statistics;
+  std::uint64_t bytes = 0;
+  for (const auto& text : outcomes) {
+    if (text.empty()) continue;
+    const auto* first = reinterpret_cast<const char*>(text.data());
+    const nlohmann::json file = nlohmann::json::parse(first, first + text.size());
+    if (file.contains("error")) {
+      throw IoError("rank {}: {}", file.at("rank").get<int>(), file.at("error").get<std::string>());
+    }
+    manifest.files.push_back({checkpoint_file_name(manifest.generation, file.at("rank")), file.at("bytes"),
+                              file.at("sha256"), file.at("first_sample"), file.at("end_sample"),
+                              file.at("chunks")});
+    bytes += manifest.files.back().bytes;
+  }
+  manifest.block_sha256 = finished_blocks_(manifest.block);
+  directory_.commit(manifest);
+  log::info(
+      "checkpoint generation {}: block {}, stage group {}, {} in {} file(s), {:.2f} s after its snapshot",
+      manifest.generation, manifest.block, manifest.group, bytes_text(static_cast<std::int64_t>(bytes)),
+      manifest.files.size(), since_begin_.seconds());
+}
+
+void Checkpointer::remove() {
+  if (pending_) commit();
+  run_on_root(comm_, [&] { directory_.remove_all(); });
+}
+
+}  // namespace gptq

@@ -1,0 +1,74 @@
+#pragma once
+
+#include <functional>
+#include <future>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "config/job_config.h"
+#include "io/checkpoint_directory.h"
+#include "io/checkpoint_file.h"
+#include "pipeline/phase_clock.h"
+#include "pipeline/safe_point.h"
+
+namespace gptq {
+
+/// Thrown on every rank when the job was asked to stop: exit code `come_back`.
+class Stopped : public CollectiveError {
+ public:
+  explicit Stopped(const std::string& message) : CollectiveError(ExitCode::come_back, message) {}
+};
+
+/// Decides at every safe point, for all ranks together, whether to checkpoint or to stop; takes a snapshot of
+/// the state and lets a thread write it while the job goes on; commits the generation at a later safe point,
+/// when every rank's file is there. A checkpoint that cannot be written is a warning: the job goes on, the
+/// older generation counts.
+class Checkpointer {
+ public:
+  /// What the manifest says beside the position.
+  struct Job {
+    std::map<std::string, std::string> identity;
+    std::map<std::string, std::string> made_with;
+    double seconds_before = 0;  ///< work of earlier attempts
+    std::int64_t attempts = 1;
+  };
+  /// The root's: makes the output of all blocks before this one durable and returns their SHA-256.
+  using FinishedBlocks = std::function<std::vector<std::string>(std::int64_t block)>;
+
+  Checkpointer(const CheckpointSection& options, CheckpointDirectory directory, Job job, Communicator& comm,
+               PhaseClock& phases, FinishedBlocks finished_blocks);
+  ~Checkpointer();  ///< waits for the writer
+
+  /// Collective. layers: statistics of all layers of finished blocks. Throws Stopped.
+  void at_safe_point(const SafePoint& point, const std::vector<LayerStatistics>& layers);
+  /// The output is complete: no checkpoint is needed any more. Collective.
+  void remove();
+
+ private:
+  struct Snapshot;
+
+  bool due() const;
+  bool still_writing() const;
+  void begin(const SafePoint& point, const std::vector<LayerStatistics>& layers);
+  void commit();
+  void commit_on_root(const std::vector<std::vector<std::byte>>& outcomes);
+
+  CheckpointSection options_;
+  Job job_;
+  Communicator& comm_;
+  PhaseClock& phases_;
+  FinishedBlocks finished_blocks_;
+  CheckpointDirectory directory_;
+  std::int64_t next_generation_ = 1;
+  std::int64_t committed_ = 0;          ///< newest generation of this attempt; the root's
+  std::unique_ptr<Snapshot> snapshot_;  ///< its buffers are kept for the next checkpoint
+  bool pending_ = false;                ///< begun and not committed; the same on every rank
+  std::future<WrittenFile> writing_;
+  Stopwatch since_begin_;
+  Stopwatch job_watch_;
+};
+
+}  // namespace gptq

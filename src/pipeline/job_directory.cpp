@@ -1,0 +1,60 @@
+#include "pipeline/job_directory.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/error.h"
+
+namespace gptq {
+namespace {
+
+namespace fs = std::filesystem;
+
+void make_directory(const fs::path& directory) {
+  std::error_code error;
+  if (fs::exists(directory, error) && !fs::is_directory(directory, error)) {
+    throw IoError("output.path {} is a file; choose a directory", directory.string());
+  }
+  fs::create_directories(directory, error);
+  if (error) {
+    throw IoError("cannot make the output directory {}: {}; check output.path and its permissions",
+                  directory.string(), error.message());
+  }
+}
+
+}  // namespace
+
+fs::path checkpoint_path(const JobConfig& job) {
+  return job.checkpoint.path.empty() ? fs::path(job.output.path) / "checkpoint"
+                                     : fs::path(job.checkpoint.path);
+}
+
+JobDirectory::JobDirectory(const JobConfig& job, bool fresh, Communicator& comm)
+    : comm_(comm), checkpoint_(checkpoint_path(job)) {
+  run_on_root(comm, [&] {
+    const fs::path output = job.output.path;
+    make_directory(output);
+    std::error_code none;
+    const fs::file_time_type alive = fs::last_write_time(output / kLockFile, none);
+    if (!none) last_sign_of_life_ = alive;
+    lock_.emplace(output);
+    if (!fresh || !checkpoint_.exists()) return;
+    if (!job.output.overwrite) {
+      throw IoError(
+          "{} holds the checkpoint of an interrupted job, and --fresh would discard its work; give "
+          "--overwrite as well if that is meant, or leave --fresh out to go on",
+          checkpoint_.path().string());
+    }
+    checkpoint_.remove_all();
+  });
+}
+
+double JobDirectory::lost_seconds(const CheckpointManifest& manifest) const {
+  if (!last_sign_of_life_) return 0;
+  std::error_code error;
+  const fs::file_time_type kept = fs::last_write_time(checkpoint_.path() / manifest.file_name(), error);
+  if (error) return 0;
+  return std::max(0.0, std::chrono::duration<double>(*last_sign_of_life_ - kept).count());
+}
+
+}  // namespace gptq
