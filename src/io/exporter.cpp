@@ -199,23 +199,13 @@ struct Exporter::State {
 };
 
 Exporter::Exporter(const JobConfig& job, const ModelWeights& model, const Recipe& recipe,
-                   const std::string& fingerprint)
-    : Exporter(job, model, recipe, fingerprint, nullptr) {}
-
-Exporter::Exporter(const JobConfig& job, const ModelWeights& model, const Recipe& recipe,
                    const std::string& fingerprint, const std::vector<std::string>& finished)
-    : Exporter(job, model, recipe, fingerprint, &finished) {}
-
-Exporter::Exporter(const JobConfig& job, const ModelWeights& model, const Recipe& recipe,
-                   const std::string& fingerprint, const std::vector<std::string>* finished)
     : state_(new State(job, model, recipe)) {
   State& s = *state_;
-  const auto tensors = s.finished_tensors(finished == nullptr ? 0 : finished->size());
-  if (finished != nullptr) {
-    s.keep_partial = true;
-    std::copy(finished->begin(), finished->end(), s.block_sha256.begin());
-    s.require_frames(tensors);
-  }
+  const auto tensors = s.finished_tensors(finished.size());
+  std::copy(finished.begin(), finished.end(), s.block_sha256.begin());
+  s.keep_partial = !finished.empty();
+  s.require_frames(tensors);
   s.manifest.fingerprint = fingerprint;
   s.manifest.created_by = "gptq-hpc " + version();
   claim_output_directory({s.directory, model.files().directory(), fingerprint, job.output.overwrite,

@@ -18,16 +18,14 @@ namespace gptq {
 /// directory without them is not an output. One rank owns the exporter.
 class Exporter {
  public:
-  /// Starts anew. Refuses (IoError) a directory that holds something that is neither this job's own nor
-  /// covered by overwrite; and checks that it is writable and has the room needed.
+  /// Refuses (IoError) a directory that holds something that is neither this job's own nor covered by
+  /// overwrite; and checks that it is writable and has the room needed. `finished`: hashes of the blocks 0,
+  /// 1, … that a checkpoint says lie in the directory's files already (ask damage_in_finished_blocks first
+  /// whether they still do). Files that hold one of them are taken up and outlive this object; if one does
+  /// not fit, an IoError says so before anything is changed. All other files are made anew.
   Exporter(const JobConfig& job, const ModelWeights& model, const Recipe& recipe,
-           const std::string& fingerprint);
-  /// Goes on after blocks 0 … finished.size() - 1, which a checkpoint says lie in the directory's files
-  /// (their hashes; ask damage_in_finished_blocks first whether they are still so). Files that hold none of
-  /// them are made anew. Throws IoError, before anything is removed, if a file that holds one does not fit.
-  Exporter(const JobConfig& job, const ModelWeights& model, const Recipe& recipe,
-           const std::string& fingerprint, const std::vector<std::string>& finished);
-  ~Exporter();  ///< removes the partial files, unless told to keep them or gone on from a checkpoint
+           const std::string& fingerprint, const std::vector<std::string>& finished = {});
+  ~Exporter();  ///< removes the partial files, unless told to keep them or gone on from finished blocks
 
   /// Everything of the block: quantized layers packed, all its other tensors copied in their own dtype.
   /// Returns the SHA-256 over the bytes of its tensors in the file's order, taken from memory.
@@ -46,8 +44,6 @@ class Exporter {
 
  private:
   struct State;
-  Exporter(const JobConfig& job, const ModelWeights& model, const Recipe& recipe,
-           const std::string& fingerprint, const std::vector<std::string>* finished);
   std::unique_ptr<State> state_;
 };
 
