@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/sha256.h"
 #include "io/exporter.h"
 #include "io/safetensors_writer.h"
 #include "support/temp_directory.h"
@@ -54,16 +55,24 @@ class ExportTest : public ::testing::Test {
 
   void make_source(const TinyModelOptions& options = {}) { write_tiny_model(job_.model.path, options); }
 
-  static void write_blocks(Exporter& exporter, const ModelWeights& model, const Recipe& recipe) {
-    for (std::int64_t block = 0; block < model.config().num_hidden_layers; ++block) {
-      std::vector<QuantizedLayer> layers;
-      for (const StageGroup& group : model.groups()) {
-        for (const LinearShape& shape : group.layers) {
-          const std::string module = block_prefix(model.architecture(), block) + shape.name;
-          if (recipe.selects(module)) layers.push_back(pattern_layer(module, shape, recipe.section()));
-        }
+  static std::vector<QuantizedLayer> pattern_layers(const ModelWeights& model, const Recipe& recipe,
+                                                    std::int64_t block) {
+    std::vector<QuantizedLayer> layers;
+    for (const StageGroup& group : model.groups()) {
+      for (const LinearShape& shape : group.layers) {
+        const std::string module = block_prefix(model.architecture(), block) + shape.name;
+        if (recipe.selects(module)) layers.push_back(pattern_layer(module, shape, recipe.section()));
       }
-      exporter.write_block(block, model.load_block(block), layers);
+    }
+    return layers;
+  }
+
+  /// Blocks [first, end); end < 0: all that are left.
+  static void write_blocks(Exporter& exporter, const ModelWeights& model, const Recipe& recipe,
+                           std::int64_t first = 0, std::int64_t end = -1) {
+    if (end < 0) end = model.config().num_hidden_layers;
+    for (std::int64_t block = first; block < end; ++block) {
+      exporter.write_block(block, model.load_block(block), pattern_layers(model, recipe, block));
     }
   }
 
@@ -73,6 +82,42 @@ class ExportTest : public ::testing::Test {
     Exporter exporter(job_, model, recipe, fingerprint);
     write_blocks(exporter, model, recipe);
     exporter.finish();
+  }
+
+  /// As if the job had been stopped after so many blocks, a checkpoint counting on them; returns their
+  /// hashes.
+  std::vector<std::string> export_until(std::int64_t blocks) {
+    const ModelWeights model(job_.model.path);
+    const Recipe recipe(job_.quantization);
+    Exporter exporter(job_, model, recipe, "fingerprint");
+    exporter.keep_partial_files();
+    write_blocks(exporter, model, recipe, 0, blocks);
+    exporter.sync();
+    return exporter.block_sha256();
+  }
+
+  void resume(const std::vector<std::string>& finished) {
+    const ModelWeights model(job_.model.path);
+    const Recipe recipe(job_.quantization);
+    Exporter exporter(job_, model, recipe, "fingerprint", finished);
+    write_blocks(exporter, model, recipe, static_cast<std::int64_t>(finished.size()));
+    exporter.finish();
+  }
+
+  /// What damage_in_finished_blocks says, or "none".
+  std::string damage(const std::vector<std::string>& finished, BlockShare share = {}) const {
+    const ModelWeights model(job_.model.path);
+    return damage_in_finished_blocks(job_, model, Recipe(job_.quantization), finished, share)
+        .value_or("none");
+  }
+
+  /// Every file of the directory with its SHA-256; locks and folders do not count.
+  static std::map<std::string, std::string> content(const std::filesystem::path& directory) {
+    std::map<std::string, std::string> hashes;
+    for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+      if (entry.is_regular_file()) hashes[entry.path().filename().string()] = sha256_of_file(entry.path());
+    }
+    return hashes;
   }
 
   std::filesystem::path output(const std::string& name = "") const {

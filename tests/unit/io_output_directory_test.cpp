@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "io/job_lock.h"
 #include "io/output_directory.h"
 #include "support/temp_directory.h"
 
@@ -104,6 +105,61 @@ TEST_F(OutputDirectory, NeverTheSourceModelNotEvenByAnotherName) {
   forced.directory = root_ / "link";
   EXPECT_THAT(complaint(forced), HasSubstr("source model's own"));
   EXPECT_EQ(read_text_file(source() / "model.safetensors"), "precious");
+}
+
+TEST_F(OutputDirectory, ThisProgramsLockAndCheckpointsAreNotForeign) {
+  put(kLockFile);
+  fs::create_directory(output() / kCheckpointFolder);
+  std::ofstream(output() / kCheckpointFolder / "gen-000001.json") << "x";
+  EXPECT_EQ(complaint(claim()), "no complaint");
+  fs::remove(output() / kJobMarker);
+  put("notes.txt");
+  EXPECT_THAT(complaint(claim()), HasSubstr("('notes.txt')"));
+  fs::remove_all(output() / kCheckpointFolder);
+  fs::remove(output() / "notes.txt");
+  put(kCheckpointFolder);  // a file of that name is not ours
+  EXPECT_THAT(complaint(claim()), HasSubstr("('checkpoint')"));
+}
+
+TEST_F(OutputDirectory, LocksAndCheckpointsStayToTheirOwners) {
+  const std::string beside_lock = std::string(kLockFile) + ".partial";
+  put(kLockFile);
+  put(beside_lock);
+  fs::create_directory(output() / kCheckpointFolder);
+  put("notes.txt");
+  put("model.safetensors");
+  OutputClaim forced = claim();
+  forced.overwrite = true;
+  claim_output_directory(forced);
+  for (const char* name : {kLockFile, beside_lock.c_str(), kCheckpointFolder, "notes.txt"}) {
+    EXPECT_TRUE(fs::exists(output() / name)) << name;
+  }
+  EXPECT_FALSE(fs::exists(output() / "model.safetensors"));
+}
+
+TEST_F(OutputDirectory, WhatACheckpointCountsOnIsKept) {
+  claim_output_directory(claim());
+  put("model-00001-of-00002.safetensors");
+  put("model-00002-of-00002.safetensors.partial");
+  put("config.json");
+  OutputClaim again = claim();
+  again.keep = {"model-00001-of-00002.safetensors", "model-00001-of-00002.safetensors.partial"};
+  claim_output_directory(again);
+  EXPECT_TRUE(fs::exists(output() / "model-00001-of-00002.safetensors"));
+  EXPECT_FALSE(fs::exists(output() / "model-00002-of-00002.safetensors.partial"));
+  EXPECT_FALSE(fs::exists(output() / "config.json"));
+}
+
+TEST_F(OutputDirectory, ReleaseTakesLeftoversOfAnInterruptedEnd) {
+  claim_output_directory(claim());
+  put("report.json.partial");
+  put("model.safetensors");
+  put(std::string(kLockFile) + ".partial");
+  release_output_directory(output());
+  EXPECT_FALSE(fs::exists(output() / "report.json.partial"));
+  EXPECT_FALSE(fs::exists(output() / kJobMarker));
+  EXPECT_TRUE(fs::exists(output() / "model.safetensors"));
+  EXPECT_TRUE(fs::exists(output() / (std::string(kLockFile) + ".partial")));
 }
 
 TEST_F(OutputDirectory, TooLittleRoomChangesNothing) {
