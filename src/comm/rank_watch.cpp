@@ -26,8 +26,13 @@ constexpr double kRushSeconds = 10e-6;
 constexpr double kSpinSeconds = 1e-3;
 /// Bytes that move need this process to turn MPI's wheels; a rank that stops in the middle ends the hurry.
 constexpr double kMovingSeconds = 10;
-constexpr auto kNap = std::chrono::microseconds(50);
 constexpr double kAttendSeconds = 0.02;
+
+/// A rank that waits for long sleeps for longer, so that the cores are free; it never adds more than a
+/// hundredth.
+std::chrono::duration<double> nap_after(double waited) {
+  return std::chrono::duration<double>(std::clamp(waited / 100, 50e-6, 1e-3));
+}
 
 std::string list_of(const std::vector<std::string>& items) {
   std::string text;
@@ -83,7 +88,7 @@ void RankWatch::wait(MPI_Request& request, bool moving) {
     if (now < busy) {
       sched_yield();
     } else {
-      std::this_thread::sleep_for(kNap);
+      std::this_thread::sleep_for(nap_after(now));
     }
   }
 }
