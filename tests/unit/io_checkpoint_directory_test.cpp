@@ -190,7 +190,7 @@ class Removals {
     std::vector<std::string> names;
     for (ssize_t place = 0; place < bytes;) {
       const auto* event = reinterpret_cast<const inotify_event*>(buffer.data() + place);
-      names.emplace_back(event->name);
+      if ((event->mask & IN_DELETE) != 0) names.emplace_back(event->name);
       place += static_cast<ssize_t>(sizeof(inotify_event) + event->len);
     }
     return names;
