@@ -93,10 +93,14 @@ ExitCode run(const CommandLine& line, Communicator& comm) {
   log::start(comm.rank(), comm.size(), job.log.level);
   comm.set_timeout(job.comm.timeout);
   if (line.command == Command::plan) {
-    const int ranks = line.plan_ranks > 0 ? line.plan_ranks : comm.size();
+    PlannedMachines machines;
+    machines.ranks = line.plan_ranks > 0 ? line.plan_ranks : comm.size();
+    machines.ranks_per_node = line.plan_ranks_per_node;
+    machines.node_memory_bytes = static_cast<std::int64_t>(line.plan_node_memory * 1e9);
+    machines.disk_speed = line.plan_disk_speed * 1e9;
     run_on_root(comm, [&] {
-      const PlannedJob planned = run_plan(job, ranks);
-      std::printf("%s", planned.plan.text(planned.flops_per_rank).c_str());
+      const PlannedJob planned = run_plan(job, machines);
+      std::printf("%s", planned.plan.text(planned.flops_per_rank, planned.disk_speed).c_str());
       if (!line.json.empty()) write_text(line.json, to_json(planned));
     });
   } else if (line.command == Command::eval) {
@@ -117,7 +121,9 @@ int main(int argc, char** argv) {
   int exit_code = 0;
   if (!parse_command_line(argc, argv, comm->is_root(), line, exit_code)) return exit_code;
   try {
-    return static_cast<int>(run(line, *comm));
+    exit_code = static_cast<int>(run(line, *comm));
+    comm->barrier();  // MPI_Finalize has no time limit, this has
+    return exit_code;
   } catch (const CollectiveError& error) {
     // Every rank knows; one speaks, all return.
     if (comm->is_root()) std::fprintf(stderr, "gptq-hpc: %s\n", error.what());

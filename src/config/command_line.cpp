@@ -98,6 +98,16 @@ class Interface {
       command->add_option("--ranks", line_.plan_ranks, "Answer for so many ranks instead of the present ones")
           ->check(CLI::Range(1, 1 << 20))
           ->type_name("N");
+      command->add_option("--ranks-per-node", line_.plan_ranks_per_node, "Ranks that share a node's memory")
+          ->check(CLI::Range(1, 1 << 20))
+          ->type_name("N");
+      command
+          ->add_option("--node-memory", line_.plan_node_memory, "Memory of a node instead of this machine's")
+          ->check(CLI::PositiveNumber)
+          ->type_name("GB");
+      command->add_option("--disk-speed", line_.plan_disk_speed, "What all ranks together can write (1)")
+          ->check(CLI::PositiveNumber)
+          ->type_name("GB/s");
     }
   }
 

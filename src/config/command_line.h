@@ -16,6 +16,9 @@ struct CommandLine {
   std::string eval_model;              ///< eval --model DIR, same as --set eval.model=DIR
   std::vector<std::string> eval_data;  ///< eval --data FILE..., same as --set eval.data=[...]
   std::string json;                    ///< eval, plan, inspect, verify --json FILE: the result for programs
+  int plan_ranks_per_node = 0;         ///< plan --ranks-per-node N; 0: all on one node
+  double plan_node_memory = 0;         ///< plan --node-memory GB; 0: this machine's
+  double plan_disk_speed = 1;          ///< plan --disk-speed GB/s
   int plan_ranks = 0;                  ///< plan --ranks N: answer for N ranks instead of the present ones
 };
 

@@ -52,6 +52,10 @@ void require_for_quantize(const JobConfig& job) {
         fmt::format("output.path: '{}' is or contains the source model ({}); choose another directory",
                     job.output.path, job.model.path));
   }
+  if (!job.checkpoint.path.empty() && resolved(job.checkpoint.path) == resolved(job.output.path)) {
+    mistakes.push_back(
+        "checkpoint.path: is the same as output.path; leave it out, or name a directory of its own");
+  }
   throw_if_any("quantize", mistakes);
 }
 

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <ctime>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "base/log.h"
 #include "base/stop_request.h"
@@ -192,6 +193,7 @@ void Checkpointer::commit() {
   try {
     commit_on_root(outcomes);
     committed_ = snapshot_->state.generation;
+    for (const std::int64_t damaged : std::exchange(damaged_, {})) directory_.discard(damaged);
     // Other ranks may be ahead and write the next generation already.
     directory_.prune(options_.keep, next_generation_);
   } catch (const Error& error) {

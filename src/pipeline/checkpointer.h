@@ -42,6 +42,8 @@ class Checkpointer {
                PhaseClock& phases, FinishedBlocks finished_blocks);
   ~Checkpointer();  ///< waits for the writer
 
+  /// Generations found damaged: a good one takes their place before they are removed.
+  void discard_at_next_commit(std::vector<std::int64_t> damaged) { damaged_ = std::move(damaged); }
   /// Collective. layers: statistics of all layers of finished blocks. Throws Stopped.
   void at_safe_point(const SafePoint& point, const std::vector<LayerStatistics>& layers);
   /// The output is complete: no checkpoint is needed any more. Collective.
@@ -65,7 +67,8 @@ class Checkpointer {
   std::int64_t next_generation_ = 1;
   std::int64_t committed_ = 0;          ///< newest generation of this attempt; the root's
   std::unique_ptr<Snapshot> snapshot_;  ///< its buffers are kept for the next checkpoint
-  bool pending_ = false;                ///< begun and not committed; the same on every rank
+  std::vector<std::int64_t> damaged_;
+  bool pending_ = false;  ///< begun and not committed; the same on every rank
   std::future<WrittenFile> writing_;
   Stopwatch since_begin_;
   Stopwatch job_watch_;

@@ -38,6 +38,10 @@ JobDirectory::JobDirectory(const JobConfig& job, bool fresh, Communicator& comm)
     const fs::file_time_type alive = fs::last_write_time(output / kLockFile, none);
     if (!none) last_sign_of_life_ = alive;
     lock_.emplace(output);
+    if (!job.checkpoint.path.empty()) {
+      checkpoint_.create();
+      checkpoint_lock_.emplace(checkpoint_.path());
+    }
     if (!fresh || !checkpoint_.exists()) return;
     if (!job.output.overwrite) {
       throw IoError(
@@ -47,6 +51,11 @@ JobDirectory::JobDirectory(const JobConfig& job, bool fresh, Communicator& comm)
     }
     checkpoint_.remove_all();
   });
+}
+
+void JobDirectory::require_held() const {
+  lock_->require_held();
+  if (checkpoint_lock_) checkpoint_lock_->require_held();
 }
 
 double JobDirectory::lost_seconds(const CheckpointManifest& manifest) const {

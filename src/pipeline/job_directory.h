@@ -22,22 +22,23 @@ class JobDirectory {
 
   const CheckpointDirectory& checkpoint() const { return checkpoint_; }
   /// See find_checkpoint.
-  std::optional<CheckpointManifest> find(const std::map<std::string, std::string>& identity,
-                                         const DamageInBlocks& damage) const {
+  FoundCheckpoint find(const std::map<std::string, std::string>& identity,
+                       const DamageInBlocks& damage) const {
     return find_checkpoint(checkpoint_, identity, damage, comm_);
   }
   /// Seconds between the checkpoint and the earlier attempt's last sign of life: the work that was lost. 0
   /// where it ended in order. The root's.
   double lost_seconds(const CheckpointManifest& manifest) const;
   /// Throws IoError if another job has taken the directory over. The root's.
-  void require_held() const { lock_->require_held(); }
+  void require_held() const;
 
  private:
   Communicator& comm_;
   CheckpointDirectory checkpoint_;
   std::optional<std::filesystem::file_time_type>
-      last_sign_of_life_;        ///< of an attempt that left its lock behind
-  std::optional<JobLock> lock_;  ///< the root's
+      last_sign_of_life_;                   ///< of an attempt that left its lock behind
+  std::optional<JobLock> lock_;             ///< the root's
+  std::optional<JobLock> checkpoint_lock_;  ///< where checkpoint.path is given
 };
 
 /// checkpoint.path, or its default inside output.path.

@@ -81,6 +81,19 @@ double attention_flops(const ModelConfig& config, const std::vector<std::int64_t
   return 4 * pairs * static_cast<double>(config.num_attention_heads * config.head_dim);
 }
 
+/// The largest state is that inside the sum of the widest group.
+void plan_checkpoint(const JobConfig& job, const BlockShape& block, std::int64_t hidden_size,
+                     std::int64_t most_tokens, Plan& plan) {
+  if (!job.checkpoint.enabled || plan.tokens == 0) return;
+  const std::int64_t residuals = job.quantization.true_sequential ? 1 : 2;
+  const std::int64_t per_token =
+      4 * hidden_size * residuals + static_cast<std::int64_t>(size_of(plan.compute)) * block.widest_input;
+  const std::int64_t sum = 8 * TriangularPanels::size(block.widest_input);
+  plan.snapshot_bytes = most_tokens * per_token + sum + block.parameters;
+  plan.checkpoint_bytes = plan.tokens * per_token + (plan.ranks - plan.idle_ranks) * sum + block.parameters;
+  plan.checkpoint_keep = job.checkpoint.keep;
+}
+
 }  // namespace
 
 Plan make_plan(const JobConfig& job, const ModelWeights& model,
@@ -133,8 +146,9 @@ Plan make_plan(const JobConfig& job, const ModelWeights& model,
   plan.embedding_bytes =
       config.vocab_size * config.hidden_size * static_cast<std::int64_t>(size_of(config.dtype));
   plan.program_bytes = kProgramBytes;
+  plan_checkpoint(job, largest, config.hidden_size, most_tokens, plan);
   plan.peak_bytes =
-      plan.program_bytes + plan.activation_bytes +
+      plan.program_bytes + plan.activation_bytes + plan.snapshot_bytes +
       std::max(plan.embedding_bytes, plan.weight_bytes + plan.scratch_bytes + plan.hessian_bytes);
   for (const auto& [name, info] : model.files().tensors())
     plan.read_bytes += static_cast<std::int64_t>(info.bytes);
@@ -156,7 +170,7 @@ void Plan::require_fit(std::int64_t node_memory_bytes, int ranks_on_node) const 
       bytes_text(hessian_bytes), ranks_on_node, bytes_text(node_memory_bytes));
 }
 
-std::string Plan::text(double flops_per_rank) const {
+std::string Plan::text(double flops_per_rank, double disk_speed) const {
   std::string out;
   const auto line = [&out](const std::string& what, const std::string& value) {
     out += fmt::format("  {:<22}{}\n", what, value);
@@ -176,11 +190,21 @@ std::string Plan::text(double flops_per_rank) const {
   line("Hessian and factor", bytes_text(hessian_bytes));
   line("scratch", bytes_text(scratch_bytes));
   line("embedding", fmt::format("{} (at the start only)", bytes_text(embedding_bytes)));
+  if (snapshot_bytes > 0) {
+    line("checkpoint snapshot", fmt::format("{} (while one is written)", bytes_text(snapshot_bytes)));
+  }
   line("peak", bytes_text(peak_bytes));
   out += "data\n";
   line("read", fmt::format("{} by each rank, block by block", bytes_text(read_bytes)));
   line("summed over ranks", fmt::format("{} of integers", bytes_text(ranks > 1 ? reduced_bytes : 0)));
   line("output", bytes_text(output_bytes));
+  if (checkpoint_bytes > 0) {
+    line("checkpoint", fmt::format("{} at most by all ranks, in {} at {}/s beside the work; {} on disk",
+                                   bytes_text(checkpoint_bytes),
+                                   duration_text(static_cast<double>(checkpoint_bytes) / disk_speed),
+                                   bytes_text(static_cast<std::int64_t>(disk_speed)),
+                                   bytes_text(checkpoint_bytes * (checkpoint_keep + 1))));
+  }
   out += "time\n";
   line("estimate",
        fmt::format("{} at {:.0f} GFLOP/s a rank (matrix products measured now on one rank, without I/O)",
@@ -216,7 +240,9 @@ double measure_matrix_rate(Backend& backend, DType compute) {
   return 2.0 * kRows * kWidth * kWidth * runs / watch.seconds();
 }
 
-PlannedJob run_plan(const JobConfig& job, int ranks) {
+PlannedJob run_plan(const JobConfig& job, const PlannedMachines& machines) {
+  const int ranks = machines.ranks;
+  const int node_ranks = machines.ranks_per_node > 0 ? std::min(machines.ranks_per_node, ranks) : ranks;
   const ModelWeights model(job.model.path);
   model.check();
   std::vector<std::int64_t> lengths;
@@ -227,13 +253,14 @@ PlannedJob run_plan(const JobConfig& job, int ranks) {
     for (const auto& sample : data.samples) lengths.push_back(static_cast<std::int64_t>(sample.size()));
   }
   const int cores = available_cores();
-  const int threads = job.compute.threads > 0 ? job.compute.threads : std::max(1, cores / ranks);
+  const int threads = job.compute.threads > 0 ? job.compute.threads : std::max(1, cores / node_ranks);
   const auto backend = make_backend({job.compute.backend, threads});
   const bool use_bf16 = job.compute.dtype == "bf16" || (job.compute.dtype == "auto" && backend->fast_bf16());
   const DType compute = use_bf16 ? DType::bf16 : DType::f32;
   const Plan plan = make_plan(job, model, lengths, ranks, compute);
-  plan.require_fit(host_memory_bytes(), ranks);
-  return {plan, measure_matrix_rate(*backend, compute)};
+  plan.require_fit(machines.node_memory_bytes > 0 ? machines.node_memory_bytes : host_memory_bytes(),
+                   node_ranks);
+  return {plan, measure_matrix_rate(*backend, compute), machines.disk_speed};
 }
 
 std::string to_json(const PlannedJob& planned) {
@@ -247,6 +274,9 @@ std::string to_json(const PlannedJob& planned) {
       {"peak_bytes", plan.peak_bytes},
       {"read_bytes", plan.read_bytes},
       {"output_bytes", plan.output_bytes},
+      {"snapshot_bytes", plan.snapshot_bytes},
+      {"checkpoint_bytes", plan.checkpoint_bytes},
+      {"checkpoint_seconds", static_cast<double>(plan.checkpoint_bytes) / planned.disk_speed},
       {"reduced_bytes", plan.reduced_bytes},
       {"flops",
        {{"forward", plan.forward_flops}, {"hessian", plan.hessian_flops}, {"solve", plan.solve_flops}}},

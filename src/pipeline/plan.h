@@ -29,11 +29,14 @@ struct Plan {
   std::int64_t hessian_bytes = 0;    ///< integer sums, double matrix, factor and its copies
   std::int64_t embedding_bytes = 0;  ///< at the start only
   std::int64_t program_bytes = 0;    ///< code, libraries, MPI
+  std::int64_t snapshot_bytes = 0;   ///< copy of the state while a checkpoint is written; 0: none is
   std::int64_t peak_bytes = 0;
 
   std::int64_t read_bytes = 0;  ///< source model, per rank
   std::int64_t output_bytes = 0;
-  std::int64_t reduced_bytes = 0;  ///< integers summed over ranks during the job, per rank
+  std::int64_t reduced_bytes = 0;     ///< integers summed over ranks during the job, per rank
+  std::int64_t checkpoint_bytes = 0;  ///< largest generation, all ranks together
+  std::int64_t checkpoint_keep = 0;   ///< generations on disk at a time, beside the one being written
 
   // Arithmetic, all ranks together.
   double forward_flops = 0;
@@ -45,7 +48,16 @@ struct Plan {
   double seconds(double flops_per_rank) const;
   /// Throws UsageError with the figures and what to change if the ranks of this node need more than it has.
   void require_fit(std::int64_t node_memory_bytes, int ranks_on_node) const;
-  std::string text(double flops_per_rank) const;
+  /// disk_speed: bytes/s that all ranks together write.
+  std::string text(double flops_per_rank, double disk_speed) const;
+};
+
+/// The machines a plan is made for; they need not be there.
+struct PlannedMachines {
+  int ranks = 1;
+  int ranks_per_node = 0;              ///< 0: all on one node
+  std::int64_t node_memory_bytes = 0;  ///< 0: as much as this one has
+  double disk_speed = 1e9;             ///< bytes/s
 };
 
 Plan make_plan(const JobConfig& job, const ModelWeights& model,
@@ -58,10 +70,11 @@ double measure_matrix_rate(Backend& backend, DType compute);
 struct PlannedJob {
   Plan plan;
   double flops_per_rank = 0;
+  double disk_speed = 1e9;
 };
 
-/// `gptq-hpc plan`. Throws UsageError if all ranks together do not fit this node.
-PlannedJob run_plan(const JobConfig& job, int ranks);
+/// `gptq-hpc plan`. Throws UsageError if a node's ranks do not fit its memory.
+PlannedJob run_plan(const JobConfig& job, const PlannedMachines& machines);
 
 std::string to_json(const PlannedJob& planned);
 

@@ -10,6 +10,8 @@
 #include "base/process.h"
 #include "config/version.h"
 #include "io/calibration.h"
+#include "io/finished_blocks.h"
+#include "io/output_directory.h"
 #include "pipeline/background_export.h"
 #include "pipeline/block_prefetcher.h"
 #include "pipeline/block_quantizer.h"
@@ -120,9 +122,21 @@ class QuantizeJob {
     std::int64_t finished = 0;
     run_on_root(comm_, [&] {
       finished = !job_.output.overwrite && is_finished_output(job_.output.path, fingerprint_) ? 1 : 0;
+      if (finished != 0) tidy_finished_output();
     });
     comm_.broadcast(&finished, sizeof(finished), 0);
     return finished != 0;
+  }
+
+  /// An attempt that was killed after its last write may have left its marker and checkpoint behind.
+  void tidy_finished_output() const {
+    const CheckpointDirectory checkpoint(checkpoint_path(job_));
+    const std::filesystem::path marker = std::filesystem::path(job_.output.path) / kJobMarker;
+    std::error_code ignored;
+    if (!checkpoint.exists() && !std::filesystem::exists(marker, ignored)) return;
+    const JobLock lock(job_.output.path);
+    checkpoint.remove_all();
+    release_output_directory(job_.output.path);
   }
 
   /// Everything that can refuse the job does so here, before the first token is computed.
@@ -136,9 +150,10 @@ class QuantizeJob {
       plan.require_fit(host_memory_bytes(), node_ranks);
     });
     directory_.emplace(job_, fresh_, comm_);
-    const std::optional<CheckpointManifest> manifest = directory_->find(identity_, [&](const auto& blocks) {
-      return damage_in_finished_blocks(job_, *inputs_.model, recipe_, blocks);
+    const FoundCheckpoint found = directory_->find(identity_, [&](const std::vector<std::string>& blocks) {
+      return damage_in_finished_blocks(job_, *inputs_.model, recipe_, blocks, {comm_.rank(), comm_.size()});
     });
+    const std::optional<CheckpointManifest>& manifest = found.good;
     run_on_root(comm_, [&] {
       const std::vector<std::string> finished =
           manifest ? manifest->block_sha256 : std::vector<std::string>();
@@ -155,7 +170,7 @@ class QuantizeJob {
     if (uses_calibration()) {
       rotary_ = make_rotary_table(inputs_.model->config(), inputs_.calibration.longest());
     }
-    start_checkpoints(manifest);
+    start_checkpoints(found);
   }
 
   void make_activations() {
@@ -193,7 +208,7 @@ class QuantizeJob {
     }
   }
 
-  void start_checkpoints(const std::optional<CheckpointManifest>& manifest) {
+  void start_checkpoints(const FoundCheckpoint& found) {
     Checkpointer::Job about{identity_,
                             {{"ranks", std::to_string(comm_.size())},
                              {"threads", std::to_string(compute_.backend->threads())},
@@ -208,10 +223,11 @@ class QuantizeJob {
                             export_->keep_partial_files();
                             return export_->finish_up_to(block);
                           });
-    if (manifest && comm_.is_root()) {
+    checkpointer_->discard_at_next_commit(found.damaged);
+    if (found.good && comm_.is_root()) {
       log::info("first new work {} after the start of the program; {} of work is repeated",
                 duration_text(seconds_since_process_start()),
-                duration_text(directory_->lost_seconds(*manifest)));
+                duration_text(directory_->lost_seconds(*found.good)));
     }
   }
 

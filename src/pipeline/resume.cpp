@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <set>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -55,7 +56,7 @@ std::string examine(const CheckpointDirectory& directory, std::int64_t generatio
                     directory.path().string(), fmt::join(differing, "\n  ")));
   }
   mine = damage_in_files(directory, manifest, comm.rank(), comm.size());
-  if (mine.empty() && comm.is_root()) mine = damage(manifest.block_sha256).value_or("");
+  if (mine.empty()) mine = damage(manifest.block_sha256).value_or("");
   return first_damage(mine, comm);
 }
 
@@ -95,6 +96,19 @@ void read_activations(const RankFile& file, const CheckpointManifest::File& entr
   }
 }
 
+/// A chunk that two files count would be in the sum twice, and nobody would notice.
+void require_chunks_once(const CheckpointDirectory& directory, const CheckpointManifest& manifest) {
+  std::set<std::int64_t> seen;
+  for (const CheckpointManifest::File& file : manifest.files) {
+    for (const std::int64_t chunk : file.chunks_summed) {
+      if (seen.insert(chunk).second) continue;
+      throw InputError(
+          "{}: chunk {} of the calibration is summed in two files; start over with --fresh --overwrite",
+          (directory.path() / manifest.file_name()).string(), chunk);
+    }
+  }
+}
+
 bool holds_samples_of(const Activations& activations, const CheckpointManifest::File& entry) {
   if (activations.chunks() == 0) return false;
   const Chunk& last = activations.chunk(activations.chunks() - 1);
@@ -104,9 +118,9 @@ bool holds_samples_of(const Activations& activations, const CheckpointManifest::
 
 }  // namespace
 
-std::optional<CheckpointManifest> find_checkpoint(const CheckpointDirectory& directory,
-                                                  const std::map<std::string, std::string>& identity,
-                                                  const DamageInBlocks& damage, Communicator& comm) {
+FoundCheckpoint find_checkpoint(const CheckpointDirectory& directory,
+                                const std::map<std::string, std::string>& identity,
+                                const DamageInBlocks& damage, Communicator& comm) {
   // Other ranks may see an older listing on a network file system: the root's counts.
   std::vector<std::int64_t> generations;
   run_on_root(comm, [&] { generations = directory.generations(); });
@@ -115,13 +129,18 @@ std::optional<CheckpointManifest> find_checkpoint(const CheckpointDirectory& dir
   generations.resize(static_cast<std::size_t>(count));
   comm.broadcast(generations.data(), generations.size() * sizeof(std::int64_t), 0);
 
+  FoundCheckpoint found;
   for (const std::int64_t generation : generations) {
     CheckpointManifest manifest;
     const std::string wrong = examine(directory, generation, identity, damage, comm, manifest);
-    if (wrong.empty()) return manifest;
+    if (wrong.empty()) {
+      found.good = std::move(manifest);
+      return found;
+    }
+    found.damaged.push_back(generation);
     if (comm.is_root()) log::warn("checkpoint generation {} is not good: {}", generation, wrong);
   }
-  if (generations.empty()) return std::nullopt;
+  if (generations.empty()) return found;
   throw CollectiveError(
       ExitCode::io,
       fmt::format("none of the {} generation(s) in {} is good, see the warnings above; nothing was "
@@ -133,6 +152,7 @@ BlockStart restore(const CheckpointDirectory& directory, const CheckpointManifes
                    std::int64_t width, Activations* activations, int rank, int ranks) {
   BlockStart start;
   start.group = manifest.group;
+  require_chunks_once(directory, manifest);
   for (const LayerStatistics& layer : manifest.layers) {
     if (layer.block == manifest.block) start.finished.statistics.push_back(layer);
   }

@@ -13,21 +13,26 @@
 
 namespace gptq {
 
-/// The root's: what is wrong with these finished blocks in the output's files; nothing if they are good.
+/// What is wrong with this rank's share of the finished blocks in the output's files; nothing if they are
+/// good.
 using DamageInBlocks =
     std::function<std::optional<std::string>(const std::vector<std::string>& block_sha256)>;
 
-/// The newest generation that is good in every file, found by all ranks together; nothing if there is no
-/// checkpoint. Generations that are not good are passed over with a warning. Throws on every rank (IoError)
-/// if the checkpoint belongs to another job, with the keys that differ, or if no generation is good. Reads
-/// only. Collective.
-std::optional<CheckpointManifest> find_checkpoint(const CheckpointDirectory& directory,
-                                                  const std::map<std::string, std::string>& identity,
-                                                  const DamageInBlocks& damage, Communicator& comm);
+/// What there is to go on from.
+struct FoundCheckpoint {
+  std::optional<CheckpointManifest> good;  ///< the newest generation that is good in every file
+  std::vector<std::int64_t> damaged;       ///< newer ones, passed over with a warning
+};
+
+/// Looked for by all ranks together. Throws on every rank (IoError) if the checkpoint belongs to another job,
+/// with the keys that differ, or if there are generations and none is good. Reads only. Collective.
+FoundCheckpoint find_checkpoint(const CheckpointDirectory& directory,
+                                const std::map<std::string, std::string>& identity,
+                                const DamageInBlocks& damage, Communicator& comm);
 
 /// Brings this rank's samples and its part of the sums back from a good generation, whatever ranks wrote it.
-/// width: in_features of the stage group that the manifest names. activations: none for round-to-nearest. Not
-/// collective.
+/// width: in_features of the stage group that the manifest names. activations: none for round-to-nearest.
+/// Throws InputError if files that are whole contradict each other. Not collective.
 BlockStart restore(const CheckpointDirectory& directory, const CheckpointManifest& manifest,
                    std::int64_t width, Activations* activations, int rank, int ranks);
 
