@@ -18,7 +18,7 @@ struct VerifyResult {
 /// NaN in scales; then dequantizes every module.
 VerifyResult verify_output(const std::filesystem::path& directory);
 
-/// A human-readable description of a model directory, a safetensors file, or a calibration file.
+/// A human-readable description of a model directory, a safetensors file, a calibration file, or a checkpoint.
 std::string inspect_path(const std::filesystem::path& path);
 
 }  // namespace gptq
