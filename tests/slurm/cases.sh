@@ -77,6 +77,20 @@ case_scancel_signal_and_other_nodes() {
   expect_same "$WORK/signal" "$REFERENCE"
 }
 
+# Ranks that do not answer the warning are given up before the time limit comes.
+case_ranks_that_do_not_stop() {
+  local job
+  # shellcheck disable=SC2046
+  job="$(GPTQ_HPC_STOP_SECONDS=2 submit --ntasks=2 $(quantize deaf))"
+  freeze "$job" "$WORK/deaf"
+  scancel --batch --signal=USR1 "$job"
+  expect_log "$job" 'did not stop within 2 s' 20
+  expect_log "$job" 'attempt 2' 60
+  expect_state "$job" COMPLETED 60
+  expect_resumed "$job"
+  expect_same "$WORK/deaf" "$REFERENCE"
+}
+
 case_scontrol_requeue() {
   local job
   # shellcheck disable=SC2046
