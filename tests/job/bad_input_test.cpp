@@ -78,19 +78,20 @@ TEST_F(BadInput, CalibrationThatIsNoHdf5) {
   expect_refusal(quantize(), ExitCode::bad_input, "calibration.h5");
 }
 
-/// Makes the tensor's first element NaN: all bits set is one in every float type.
-void poison(const fs::path& model, const std::string& tensor) {
+/// Overwrites the bytes of the tensor's first element.
+void poison(const fs::path& model, const std::string& tensor, char byte) {
   const TensorInfo info = SafetensorsReader(model).info(tensor);
   std::fstream file(model / info.file, std::ios::in | std::ios::out | std::ios::binary);
   file.seekp(static_cast<std::streamoff>(info.offset));
-  file.write("\xff\xff\xff\xff", static_cast<std::streamsize>(size_of(info.dtype)));
+  const std::string bytes(size_of(info.dtype), byte);
+  file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
   ASSERT_TRUE(file.good());
 }
 
 class NanInAWeight : public BadInput, public testing::WithParamInterface<const char*> {};
 
 TEST_P(NanInAWeight, NamesTheTensor) {
-  poison(path("model"), GetParam());
+  poison(path("model"), GetParam(), '\xff');  // all bits set is NaN in every float type
   const ProgramResult result = quantize({}, 2);
   expect_refusal(result, ExitCode::bad_input, "NaN");
   EXPECT_THAT(result.output, HasSubstr(GetParam()));
@@ -106,6 +107,14 @@ INSTANTIATE_TEST_SUITE_P(Tensors, NanInAWeight,
                            std::replace(name.begin(), name.end(), '.', '_');
                            return name;
                          });
+
+TEST_F(BadInput, InfiniteActivationsNameBlockAndSample) {
+  // 3.4e38: finite itself, but not what it scales.
+  poison(path("model"), "model.layers.1.input_layernorm.weight", '\x7f');
+  const ProgramResult result = quantize({}, 2);
+  expect_refusal(result, ExitCode::numerical, "NaN or infinity in the activations: block 1");
+  EXPECT_THAT(result.output, HasSubstr("calibration sample"));
+}
 
 TEST_F(BadInput, OutputPathBelowAFile) {
   std::ofstream(path("file")) << "x";
