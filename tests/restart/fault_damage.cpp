@@ -4,6 +4,7 @@
 #include <fstream>
 #include <stdexcept>
 
+#include "io/job_lock.h"
 #include "restart/fault_bench.h"
 
 namespace gptq::test {
@@ -122,16 +123,23 @@ void damage_one(FaultBench& bench, InterruptedJob& job, const std::string& name,
   bench.count(kind + " " + kDamageNames[static_cast<std::size_t>(damage)], true, verdict, name);
 }
 
+/// Everything but the lock, which a job that is refused takes over and gives back.
+std::map<std::string, std::string> kept_files(const fs::path& output) {
+  auto files = contents_of(output);
+  files.erase(kLockFile);
+  return files;
+}
+
 /// Blocks that were finished lie in the output itself.
 void damage_output(FaultBench& bench, InterruptedJob& job, const std::string& name, Damage damage) {
   const fs::path output = job.copy();
   inflict(output / name, damage, 3);
-  const auto before = contents_of(output);
+  const auto before = kept_files(output);
   const Attempt resumed = bench.run(output, bench.next_ranks());
   Verdict verdict{bench.offence(resumed, output), false};
   verdict.identical = verdict.wrong.empty();
   if (verdict.wrong.empty() && resumed.exit_code != 0 &&
-      (resumed.exit_code != 4 || contents_of(output) != before)) {
+      (resumed.exit_code != 4 || kept_files(output) != before)) {
     verdict.wrong = "refused with code " + std::to_string(resumed.exit_code) + " or changed something";
   }
   if (!verdict.wrong.empty()) verdict.wrong += ":\n" + resumed.output;
@@ -148,12 +156,12 @@ void damage_all(FaultBench& bench, InterruptedJob& job, Damage damage) {
       inflict(output / "checkpoint" / name, damage, 5);
     }
   }
-  const auto before = contents_of(output);
+  const auto before = kept_files(output);
   const Attempt refused = bench.run(output, bench.next_ranks());
   Verdict verdict;
   if (refused.exit_code != 4)
     verdict.wrong = "ended with code " + std::to_string(refused.exit_code) + ", not 4";
-  if (verdict.wrong.empty() && contents_of(output) != before) verdict.wrong = "files were changed";
+  if (verdict.wrong.empty() && kept_files(output) != before) verdict.wrong = "files were changed";
   verdict.identical = verdict.wrong.empty();
   if (!verdict.wrong.empty()) verdict.wrong += ":\n" + refused.output;
   bench.count(std::string("all generations bad: refused"), true, verdict,

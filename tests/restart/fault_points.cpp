@@ -1,6 +1,7 @@
 // Every call that changes a file, and every collective, as a point to strike a running job at.
 #include <algorithm>
 #include <cstdio>
+#include <tuple>
 
 #include "restart/fault_bench.h"
 
@@ -11,7 +12,7 @@ namespace fs = std::filesystem;
 
 constexpr int kRanks = 2;
 constexpr std::size_t kSampledPoints = 64;
-constexpr std::size_t kFullPoints = 640;
+constexpr std::size_t kFullPoints = 400;
 
 /// Which files are struck.
 enum class Place { checkpoint, output, nowhere };
@@ -86,10 +87,28 @@ std::vector<Point> find_points(FaultBench& bench) {
   return points;
 }
 
+using Group = std::tuple<Place, FaultKind, int>;
+
 std::vector<Point> evenly(const std::vector<Point>& points, std::size_t wanted) {
   if (points.size() <= wanted) return points;
   std::vector<Point> some;
   for (std::size_t i = 0; i < wanted; ++i) some.push_back(points[(2 * i + 1) * points.size() / (2 * wanted)]);
+  return some;
+}
+
+/// Most calls are writes and reads; so each kind gets the same share, and what one cannot use goes to the
+/// others.
+std::vector<Point> sample(const std::vector<Point>& all, std::size_t wanted) {
+  std::map<Group, std::vector<Point>> groups;
+  for (const Point& point : all) groups[{point.place, point.kind, point.rank}].push_back(point);
+  std::vector<std::vector<Point>> by_size;
+  for (auto& [group, points] : groups) by_size.push_back(std::move(points));
+  std::sort(by_size.begin(), by_size.end(), [](const auto& a, const auto& b) { return a.size() < b.size(); });
+  std::vector<Point> some;
+  for (std::size_t i = 0; i < by_size.size(); ++i) {
+    const std::vector<Point> chosen = evenly(by_size[i], (wanted - some.size()) / (by_size.size() - i));
+    some.insert(some.end(), chosen.begin(), chosen.end());
+  }
   return some;
 }
 
@@ -137,7 +156,7 @@ void strike(FaultBench& bench, const Point& point, FaultMode mode) {
 
 void strike_points(FaultBench& bench) {
   const std::vector<Point> all = find_points(bench);
-  const std::vector<Point> points = evenly(all, bench.options().full ? kFullPoints : kSampledPoints);
+  const std::vector<Point> points = sample(all, bench.options().full ? kFullPoints : kSampledPoints);
   std::printf("%zu points in an undisturbed run on %d ranks, %zu of them struck\n", all.size(), kRanks,
               points.size());
   std::map<std::pair<Place, FaultKind>, std::size_t> turns;
