@@ -6,7 +6,7 @@
 #SBATCH --output=gptq-hpc-eval-%j.out
 #SBATCH --open-mode=append
 set -euo pipefail
-GPTQ_HPC_SCRIPT=eval
+GPTQ_HPC_SCRIPT="eval"
 # Slurm runs a copy of this file; it knows where the original is.
 if [ -n "${SLURM_JOB_ID:-}" ] && [ -z "${GPTQ_HPC_HOME:-}" ]; then
   GPTQ_HPC_HOME="$(scontrol show job "$SLURM_JOB_ID" | sed -n "/^ *Command=/{s|^ *Command=\(.*\)/slurm/$GPTQ_HPC_SCRIPT\.sh.*|\1|p;q}")"

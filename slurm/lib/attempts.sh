@@ -49,7 +49,7 @@ may_come_back() {
   now="$(progress_of "$checkpoint")"
   if [ "$now" = "$progress" ]; then attempts=$((attempts + 1)); else attempts=0; fi
   log "$checkpoint: $now (at the start of this attempt: $progress)"
-  [ "$attempts" -lt "$GPTQ_HPC_MAX_STALLED" ] && return
+  [ "$attempts" -lt "$GPTQ_HPC_MAX_STALLED" ] && return 0
   log "giving up: $attempts attempt(s) in a row without a newer checkpoint (GPTQ_HPC_MAX_STALLED); longer attempts or" \
     "a smaller checkpoint.interval help. The checkpoint stays: submit again to go on" >&2
   forget_state
@@ -72,10 +72,10 @@ come_back() {
 # end in time the job is requeued from outside, before the time limit ends it for good.
 on_warning() {
   warned=true interrupted=true
-  [ -n "$launcher_pid" ] || return
+  [ -n "$launcher_pid" ] || return 0
   log "SIGUSR1: asking all ranks to stop with a checkpoint"
   kill -USR1 "$launcher_pid" 2>/dev/null || true
-  [ -z "$watch_pid" ] || return
+  [ -z "$watch_pid" ] || return 0
   watch_stop &
   watch_pid=$!
 }

@@ -64,15 +64,17 @@ checkpoint_directory() {
   printf '%s\n' "$directory"
 }
 
-# progress_of DIRECTORY: the position of its newest generation, or "no checkpoint". A newer generation at the same
-# position is no progress.
+# progress_of DIRECTORY: the place that its newest generation has reached, or "no checkpoint". A newer generation at the
+# same place is no progress.
 progress_of() {
-  local manifest position
+  local manifest text position chunks
   manifest="$(find "$1" -maxdepth 1 -name 'gen-*.json' 2>/dev/null | sort | tail -n 1 || true)"
   if [ -z "$manifest" ]; then
     printf 'no checkpoint\n'
-    return
+    return 0
   fi
-  position="$(tr -d ' \t\n' <"$manifest" | sed -n 's/.*"position":{\([^}]*\)}.*/\1/p' | tr -d '"' || true)"
-  printf '%s\n' "${position:-$(basename "$manifest")}"
+  text="$(tr -d ' \t\n' 2>/dev/null <"$manifest" || true)"
+  position="$(sed -n 's/.*"position":{\([^}]*\)}.*/\1/p' <<<"$text" | tr -d '"')"
+  chunks="$(grep -o '"chunks":\[[^]]*\]' <<<"$text" | grep -o '[0-9][0-9]*' | wc -l || true)"
+  printf '%s\n' "${position:-$(basename "$manifest")}, $chunks chunk(s) summed"
 }

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # One function a case; run.sh runs each in a shell of its own. $JOB is the job file, $REFERENCE the undisturbed output.
 
-quantize() { echo "$REPO_DIR/slurm/quantize.sh" "$JOB" --set "output.path=$WORK/$1" --set checkpoint.interval=0; }
+quantize() { echo "$REPO_DIR/slurm/quantize.sh" "$JOB" --set "output.path=$WORK/$1" --set checkpoint.interval=0.2; }
 
 case_runs_to_completion() {
   local job
@@ -24,7 +24,7 @@ case_two_nodes_with_mpirun() {
 # The array's last task has the array's own id: interrupting it must not bring back the others.
 case_array_of_recipes() {
   local job task recipe
-  recipe="$JOB --set checkpoint.interval=0 --set"
+  recipe="$JOB --set checkpoint.interval=0.2 --set"
   cat >"$WORK/recipes.txt" <<RECIPES
 # bits  output
 $recipe quantization.bits=4 --set "output.path=$WORK/array-w4"
@@ -77,6 +77,25 @@ case_scancel_signal_and_other_nodes() {
   expect_same "$WORK/signal" "$REFERENCE"
 }
 
+# Without --batch the signal goes to job steps: under srun these are the ranks themselves.
+case_scancel_signal_to_steps() {
+  local job
+  if ! srun --mpi=list 2>&1 | grep -qw pmix; then
+    echo "    not tried: this Slurm has no --mpi=pmix"
+    return 0
+  fi
+  # shellcheck disable=SC2046
+  job="$(GPTQ_HPC_LAUNCHER=srun submit --ntasks=2 $(quantize steps))"
+  freeze "$job" "$WORK/steps"
+  scancel --signal=USR1 "$job"
+  signal_ranks CONT "$job"
+  expect_log "$job" 'stopped early with a checkpoint' 30
+  expect_log "$job" 'attempt 2' 60
+  expect_state "$job" COMPLETED 60
+  expect_resumed "$job"
+  expect_same "$WORK/steps" "$REFERENCE"
+}
+
 # Ranks that do not answer the warning are given up before the time limit comes.
 case_ranks_that_do_not_stop() {
   local job
@@ -91,10 +110,11 @@ case_ranks_that_do_not_stop() {
   expect_same "$WORK/deaf" "$REFERENCE"
 }
 
+# --fresh and --overwrite are for the first attempt: the second one must not throw away what that has done.
 case_scontrol_requeue() {
   local job
   # shellcheck disable=SC2046
-  job="$(submit --ntasks=2 $(quantize requeue))"
+  job="$(submit --ntasks=2 $(quantize requeue) --fresh --overwrite)"
   freeze "$job" "$WORK/requeue"
   scontrol requeue "$job"
   expect_log "$job" 'attempt 2' 60
@@ -151,6 +171,13 @@ case_gives_up_without_progress() {
   expect_log "$job" 'giving up: 2 attempt' 5
 }
 
+case_evaluates() {
+  local job
+  job="$(submit --ntasks=2 "$REPO_DIR/slurm/eval.sh" "$JOB" --model "$REFERENCE")"
+  expect_state "$job" COMPLETED 60
+  expect_log "$job" 'perplexity [0-9]' 1
+}
+
 case_mistakes_are_told_early() {
   local job
   job="$(submit --ntasks=1 "$REPO_DIR/slurm/quantize.sh" "$WORK/absent.yaml")"
@@ -168,4 +195,7 @@ case_mistakes_are_told_early() {
   job="$(GPTQ_HPC_LAUNCHER=poe submit --ntasks=1 $(quantize absent))"
   expect_state "$job" FAILED 30
   expect_log "$job" 'may be auto, srun or mpirun' 5
+  job="$(GPTQ_HPC_VENV="$WORK/no-venv" submit "$REPO_DIR/slurm/prepare.sh" --help)"
+  expect_state "$job" FAILED 30
+  expect_log "$job" 'no-venv holds no bin/python3' 5
 }

@@ -77,8 +77,9 @@ expect_same() {
   [ ! -e "$1/checkpoint" ] || fail "$1/checkpoint was left behind"
 }
 
-# expect_resumed JOB: a later attempt began with the checkpoint of an earlier one.
+# expect_resumed JOB: a later attempt began with the checkpoint of an earlier one, and the program took it up.
 expect_resumed() {
+  grep -q 'resuming from generation' "$(log_of "$1")" || fail "no attempt of job $1 took up a checkpoint"
   grep -q 'attempt [2-9].*block' "$(log_of "$1")" || fail "no attempt of job $1 found a checkpoint at its start"
 }
 

@@ -60,7 +60,7 @@ undisturbed() {
     quantize "$JOB" --set "output.path=$1" "${@:2}" >"$BASE/reference.log" 2>&1 </dev/null \
     || { cat "$BASE/reference.log"; echo "FAILED: the undisturbed run"; exit 1; }
 }
-"$MAKE_TINY_JOB" "$BASE/job" 8 24
+"$MAKE_TINY_JOB" "$BASE/job" 12 24
 undisturbed "$REFERENCE"
 undisturbed "$REFERENCE_W3" --set quantization.bits=3
 
