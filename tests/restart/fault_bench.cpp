@@ -6,6 +6,7 @@
 #include <iterator>
 #include <stdexcept>
 
+#include "base/clock.h"
 #include "io/job_lock.h"
 #include "support/tiny_model.h"
 
@@ -64,12 +65,15 @@ FaultBench::FaultBench(const FaultOptions& options)
                                     << "checkpoint: {interval: 0}\n"
                                     << "log: {progress: none}\n";
   const fs::path output = new_output();
-  const Attempt attempt = run(output, 2);
+  JobProcess job(options_.programs, arguments(output), 2, {}, root_);
+  job.wait_for_start();
+  const Stopwatch watch;
+  const Attempt attempt = job.wait();
+  working_seconds_ = watch.seconds();
   if (attempt.exit_code != 0) {
     throw std::runtime_error("the undisturbed run failed:\n" + last_lines(attempt.output));
   }
   reference_ = result_files(output);
-  undisturbed_seconds_ = attempt.seconds;
   std::printf("undisturbed: %zu files, %ld generations, %.2f s\n", reference_.size(), attempt.committed,
               attempt.seconds);
   if (!reference_.contains("manifest.json")) throw std::runtime_error("the undisturbed run left no manifest");

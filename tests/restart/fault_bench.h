@@ -40,7 +40,8 @@ class FaultBench {
   const FaultOptions& options() const { return options_; }
   std::mt19937_64& random() { return random_; }
   const std::filesystem::path& directory() const { return root_; }
-  double undisturbed_seconds() const { return undisturbed_seconds_; }
+  /// An undisturbed run's, from the moment when all ranks have started.
+  double working_seconds() const { return working_seconds_; }
 
   /// An output directory that does not exist yet.
   std::filesystem::path new_output();
@@ -72,7 +73,7 @@ class FaultBench {
   TempDirectory temporary_;
   std::filesystem::path root_;
   std::map<std::string, std::string> reference_;  ///< file → content
-  double undisturbed_seconds_ = 0;
+  double working_seconds_ = 0;
   std::mt19937_64 random_;
   int outputs_ = 0;
   int turn_ = 0;

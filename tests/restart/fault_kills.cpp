@@ -34,7 +34,7 @@ Interruption random_interruption(FaultBench& bench) {
   Interruption interruption;
   interruption.ranks = bench.next_ranks();
   interruption.rank = draw(bench, 0, interruption.ranks - 1);
-  interruption.after = draw(bench, 0.0, bench.undisturbed_seconds());
+  interruption.after = draw(bench, 0.0, bench.working_seconds());
   // Asking takes as long as the work since the last safe point; kills are what the sweep is about.
   const int dice = draw(bench, 0, 9);
   interruption.victim = dice < 5 ? Victim::one_rank : dice < 9 ? Victim::everything : Victim::asked;
@@ -75,10 +75,11 @@ std::string text_of(const Interruption& interruption) {
          " after " + std::to_string(interruption.after) + " s";
 }
 
-/// Up to three interruptions one after the other, then to the end. Returns how many there were.
+/// Up to three interruptions one after the other, then to the end. Returns how many met a running job.
 int one_history(FaultBench& bench) {
   const fs::path output = bench.new_output();
   const int most = draw(bench, 1, 3);
+  int struck = 0;
   Attempt before;
   for (int i = 1; i <= most; ++i) {
     const Interruption interruption = random_interruption(bench);
@@ -96,20 +97,21 @@ int one_history(FaultBench& bench) {
     if (ends && verdict.wrong.empty()) verdict = bench.bring_to_end(before, output);
     if (!ends) verdict.identical = true;  // counted where the history ends
     bench.count(row, now.struck, verdict, text_of(interruption));
-    if (ends) return i;
+    struck += now.struck ? 1 : 0;
+    if (ends) break;
   }
-  return most;
+  return struck;
 }
 
 }  // namespace
 
 void kill_at_random(FaultBench& bench) {
-  const int wanted = bench.options().full ? 130 : 12;
+  const int wanted = bench.options().full ? 100 : 12;
   int interruptions = 0;
   int histories = 0;
   for (; interruptions < wanted; ++histories) interruptions += one_history(bench);
   bench.note(
-      "Random kills: " + std::to_string(interruptions) + " in " + std::to_string(histories) +
+      "Random kills: " + std::to_string(interruptions) + " of running jobs, in " + std::to_string(histories) +
       " jobs of up to three interruptions each, on 1 to 4 ranks in turn; 'identical' counts the job's end.");
 }
 

@@ -12,7 +12,7 @@ namespace fs = std::filesystem;
 
 constexpr int kRanks = 2;
 constexpr std::size_t kSampledPoints = 64;
-constexpr std::size_t kFullPoints = 400;
+constexpr std::size_t kFullPoints = 320;
 
 /// Which files are struck.
 enum class Place { checkpoint, output, nowhere };
