@@ -69,13 +69,14 @@ come_back() {
 }
 
 # Slurm's warning, or a person's `scancel --batch --signal=USR1`. srun and mpirun pass it on to all ranks. Should they not
-# end in time the job is requeued from outside, before the time limit ends it for good.
+# end in time the job is requeued from outside, before the time limit ends it for good. Passed on once only: a second
+# signal would end the ranks at once, without a checkpoint.
 on_warning() {
   warned=true interrupted=true
   [ -n "$launcher_pid" ] || return 0
+  [ -z "$watch_pid" ] || return 0
   log "SIGUSR1: asking all ranks to stop with a checkpoint"
   kill -USR1 "$launcher_pid" 2>/dev/null || true
-  [ -z "$watch_pid" ] || return 0
   watch_stop &
   watch_pid=$!
 }

@@ -13,6 +13,10 @@ load_environment() {
   [ -r "$file" ] || die "$file cannot be read; it holds what is special about this site (see docs/slurm.md)"
   # shellcheck source=/dev/null
   source "$file"
+  local name
+  for name in GPTQ_HPC_MAX_STALLED GPTQ_HPC_STOP_SECONDS; do
+    [[ "${!name:-}" =~ ^[1-9][0-9]*$ ]] || die "$name='${!name:-}' in $file is not a whole number above 0"
+  done
 }
 
 require_job() {
