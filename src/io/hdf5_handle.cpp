@@ -5,6 +5,10 @@
 namespace gptq {
 namespace {
 
+// Everything is closed by its handle. The library's own tidying at exit would stumble over a file whose closing failed,
+// on a full disk for instance, and end a finished job with a segmentation fault.
+const herr_t kNoTidyingAtExit = H5dont_atexit();
+
 herr_t close_any(hid_t id) {
   switch (H5Iget_type(id)) {
     case H5I_FILE:
