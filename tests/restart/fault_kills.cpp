@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <csignal>
 #include <thread>
+#include <utility>
 
 #include "restart/fault_bench.h"
 
@@ -75,44 +76,47 @@ std::string text_of(const Interruption& interruption) {
          " after " + std::to_string(interruption.after) + " s";
 }
 
-/// Up to three interruptions one after the other, then to the end. Returns how many met a running job.
+/// Up to three interruptions one after the other, then to the end. Returns how many ranks or jobs were killed
+/// at work.
 int one_history(FaultBench& bench) {
   const fs::path output = bench.new_output();
   const int most = draw(bench, 1, 3);
-  int struck = 0;
+  std::vector<std::pair<Interruption, bool>> met;  // and whether the job was still at work
   Attempt before;
-  for (int i = 1; i <= most; ++i) {
+  Verdict verdict;
+  do {
     const Interruption interruption = random_interruption(bench);
-    const std::string row = kVictimNames[static_cast<std::size_t>(interruption.victim)];
     const Interrupted now = interrupt(bench, output, interruption);
-    Verdict verdict{bench.offence(now.attempt, output), false};
-    const bool ends = i == most || now.attempt.exit_code == 0 || !verdict.wrong.empty();
+    met.emplace_back(interruption, now.struck);
+    verdict.wrong = bench.offence(now.attempt, output);
     // An attempt that was killed before it took up anything says nothing about lost work.
     const bool worked = now.attempt.taken_up > 0 || now.attempt.committed > 0;
-    if (verdict.wrong.empty() && worked && now.attempt.exit_code != 0)
+    if (verdict.wrong.empty() && worked && now.attempt.exit_code != 0) {
       verdict.wrong = lost_work(before, now.attempt);
+    }
     const long committed = std::max(before.committed, now.attempt.committed);
     before = now.attempt;
     before.committed = committed;
-    if (ends && verdict.wrong.empty()) verdict = bench.bring_to_end(before, output);
-    if (!ends) verdict.identical = true;  // counted where the history ends
-    bench.count(row, now.struck, verdict, text_of(interruption));
-    struck += now.struck ? 1 : 0;
-    if (ends) break;
+  } while (verdict.wrong.empty() && before.exit_code != 0 && static_cast<int>(met.size()) < most);
+  if (verdict.wrong.empty()) verdict = bench.bring_to_end(before, output);
+  int kills = 0;
+  for (const auto& [interruption, struck] : met) {
+    bench.count(kVictimNames[static_cast<std::size_t>(interruption.victim)], struck, verdict,
+                text_of(interruption));
+    if (struck && interruption.victim != Victim::asked) ++kills;
   }
-  return struck;
+  return kills;
 }
 
 }  // namespace
 
 void kill_at_random(FaultBench& bench) {
   const int wanted = bench.options().full ? 100 : 12;
-  int interruptions = 0;
+  int kills = 0;
   int histories = 0;
-  for (; interruptions < wanted; ++histories) interruptions += one_history(bench);
-  bench.note(
-      "Random kills: " + std::to_string(interruptions) + " of running jobs, in " + std::to_string(histories) +
-      " jobs of up to three interruptions each, on 1 to 4 ranks in turn; 'identical' counts the job's end.");
+  for (; kills < wanted; ++histories) kills += one_history(bench);
+  bench.note("Random kills: " + std::to_string(kills) + " met a job at work; " + std::to_string(histories) +
+             " jobs of up to three interruptions each, on 1 to 4 ranks in turn.");
 }
 
 }  // namespace gptq::test

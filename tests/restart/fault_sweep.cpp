@@ -53,6 +53,7 @@ constexpr Part kParts[] = {{"points", strike_points},
                            {"disks", fill_disks}};
 
 int sweep(const FaultOptions& options) {
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);  // a sweep that is cut short has still told what it found
   adopt_orphans();
   FaultBench bench(options);
   bool any = false;
