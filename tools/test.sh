@@ -3,7 +3,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 
-"$REPO_DIR/tools/install_deps.sh"
+"$REPO_DIR/tools/install_deps.sh" --slurm  # Slurm where it can be had; its test says so where it is skipped
 build_targets
 
 if python="$(tools_python)"; then

@@ -293,7 +293,10 @@ class QuantizeJob {
   void finish() {
     {
       const auto scope = phases_.in("export");
-      run_on_root(comm_, [&] { export_->finish(); });
+      run_on_root(comm_, [&] {
+        directory_->require_held();
+        export_->finish();
+      });
     }
     checkpointer_->remove();
     report_.phase_seconds = phases_.seconds();
