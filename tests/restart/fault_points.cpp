@@ -11,7 +11,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kRanks = 2;
-constexpr std::size_t kSampledPoints = 64;
+constexpr std::size_t kSampledPoints = 36;
 constexpr std::size_t kFullPoints = 320;
 
 /// Which files are struck.
