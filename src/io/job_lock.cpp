@@ -235,7 +235,10 @@ JobLock::~JobLock() {
   state_->heart.join();
   ::close(state_->descriptor);
   try {
-    if (state_->still_mine()) ::unlink(state_->path.c_str());
+    if (state_->still_mine() && ::unlink(state_->path.c_str()) != 0) {
+      log::warn("cannot remove the lock {}: {}; the next job here takes it over", state_->path.string(),
+                std::strerror(errno));
+    }
   } catch (const Error& error) {
     log::warn("cannot remove the lock {}: {}", state_->path.string(), error.what());
   }

@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "io/job_lock.h"
 
 namespace gptq {
@@ -69,7 +70,8 @@ void refuse_source(const OutputClaim& claim) {
 std::optional<std::string> first_content(const fs::path& directory) {
   for (const auto& entry : fs::directory_iterator(directory)) {
     const std::string name = entry.path().filename().string();
-    if (!is_lock(name) && !(name == kCheckpointFolder && entry.is_directory())) return name;
+    const bool beginning = name == std::string(kJobMarker) + ".partial";  // a job that died before it was one
+    if (!beginning && !is_lock(name) && !(name == kCheckpointFolder && entry.is_directory())) return name;
   }
   return std::nullopt;
 }
@@ -207,7 +209,12 @@ void release_output_directory(const fs::path& directory) {
   for (const fs::path& file : old_files(all, std::nullopt)) {
     if (file.extension() == ".partial") fs::remove(file, ignored);
   }
-  fs::remove(directory / kJobMarker, ignored);
+  std::error_code error;
+  fs::remove(directory / kJobMarker, error);
+  if (error) {
+    log::warn("cannot remove {}: {}; the output is complete, and the next run of this job tries again",
+              (directory / kJobMarker).string(), error.message());
+  }
 }
 
 }  // namespace gptq

@@ -131,9 +131,12 @@ class QuantizeJob {
   /// An attempt that was killed after its last write may have left its marker and checkpoint behind.
   void tidy_finished_output() const {
     const CheckpointDirectory checkpoint(checkpoint_path(job_));
-    const std::filesystem::path marker = std::filesystem::path(job_.output.path) / kJobMarker;
-    std::error_code ignored;
-    if (!checkpoint.exists() && !std::filesystem::exists(marker, ignored)) return;
+    const std::filesystem::path output = job_.output.path;
+    const auto there = [](const std::filesystem::path& path) {
+      std::error_code ignored;
+      return std::filesystem::exists(path, ignored);
+    };
+    if (!there(checkpoint.path()) && !there(output / kJobMarker) && !there(output / kLockFile)) return;
     const JobLock lock(job_.output.path);
     checkpoint.remove_all();
     release_output_directory(job_.output.path);
