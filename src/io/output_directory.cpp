@@ -115,18 +115,6 @@ void require_room(const OutputClaim& claim, const std::vector<fs::path>& to_remo
       claim.directory.string(), static_cast<double>(room) * 1e-9, static_cast<double>(claim.bytes) * 1e-9);
 }
 
-void make_directory(const fs::path& directory) {
-  std::error_code error;
-  if (fs::exists(directory, error) && !fs::is_directory(directory, error)) {
-    throw IoError("output.path {} is a file; choose a directory", directory.string());
-  }
-  fs::create_directories(directory, error);
-  if (error) {
-    throw IoError("cannot make the output directory {}: {}; check output.path and its permissions",
-                  directory.string(), error.message());
-  }
-}
-
 [[noreturn]] void refuse_content(const OutputClaim& claim, const std::optional<Manifest>& manifest,
                                  const std::string& example) {
   const std::string what = manifest || fs::exists(claim.directory / kJobMarker)
@@ -137,6 +125,18 @@ void make_directory(const fs::path& directory) {
 }
 
 }  // namespace
+
+void make_output_directory(const fs::path& directory) {
+  std::error_code error;
+  if (fs::exists(directory, error) && !fs::is_directory(directory, error)) {
+    throw IoError("output.path {} is a file; choose a directory", directory.string());
+  }
+  fs::create_directories(directory, error);
+  if (error) {
+    throw IoError("cannot make the output directory {}: {}; check output.path and its permissions",
+                  directory.string(), error.message());
+  }
+}
 
 bool is_companion_file(const std::string& name) {
   constexpr std::array<std::string_view, 8> kNames = {"tokenizer.model",         "merges.txt",
@@ -186,7 +186,7 @@ std::optional<Manifest> read_manifest(const fs::path& directory) {
 
 void claim_output_directory(const OutputClaim& claim) {
   refuse_source(claim);
-  make_directory(claim.directory);
+  make_output_directory(claim.directory);
   const std::optional<Manifest> manifest = readable_manifest(claim.directory);
   const std::optional<std::string> content = first_content(claim.directory);
   if (content && !claim.overwrite && !is_own(claim, manifest)) refuse_content(claim, manifest, *content);

@@ -29,6 +29,9 @@ void write_manifest(const Manifest& manifest, const std::filesystem::path& direc
 /// Nothing if there is no manifest; throws InputError if there is one that cannot be understood.
 std::optional<Manifest> read_manifest(const std::filesystem::path& directory);
 
+/// With its parents, where missing. Throws IoError.
+void make_output_directory(const std::filesystem::path& directory);
+
 struct OutputClaim {
   std::filesystem::path directory;
   std::filesystem::path source;  ///< the source model: never written to

@@ -111,12 +111,12 @@ void Checkpointer::Snapshot::take_activations(const SafePoint& point) {
 }
 
 Checkpointer::Checkpointer(const CheckpointSection& options, CheckpointDirectory directory, Job job,
-                           Communicator& comm, PhaseClock& phases, FinishedBlocks finished_blocks)
+                           Communicator& comm, PhaseClock& phases, AtCommit at_commit)
     : options_(options),
       job_(std::move(job)),
       comm_(comm),
       phases_(phases),
-      finished_blocks_(std::move(finished_blocks)),
+      at_commit_(std::move(at_commit)),
       directory_(std::move(directory)),
       snapshot_(std::make_unique<Snapshot>()) {
   if (!options_.enabled) return;
@@ -190,6 +190,7 @@ void Checkpointer::commit() {
   if (snapshot_->has_file) mine = outcome(writing_, snapshot_->state).dump();
   const auto outcomes = comm_.all_gather(std::as_bytes(std::span(mine)));
   if (!comm_.is_root()) return;
+  at_commit_.require_held();
   try {
     commit_on_root(outcomes);
     committed_ = snapshot_->state.generation;
@@ -228,7 +229,7 @@ void Checkpointer::commit_on_root(const std::vector<std::vector<std::byte>>& out
                               file.at("chunks")});
     bytes += manifest.files.back().bytes;
   }
-  manifest.block_sha256 = finished_blocks_(manifest.block);
+  manifest.block_sha256 = at_commit_.finished_blocks(manifest.block);
   directory_.commit(manifest);
   log::info(
       "checkpoint generation {}: block {}, stage group {}, {} in {} file(s), {:.2f} s after its snapshot",

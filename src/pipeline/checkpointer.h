@@ -35,11 +35,16 @@ class Checkpointer {
     double seconds_before = 0;  ///< work of earlier attempts
     std::int64_t attempts = 1;
   };
-  /// The root's: makes the output of all blocks before this one durable and returns their SHA-256.
-  using FinishedBlocks = std::function<std::vector<std::string>(std::int64_t block)>;
+  /// What the root does at every commit.
+  struct AtCommit {
+    /// Throws if another job has taken the directory over. Unlike a full disk, that ends this job.
+    std::function<void()> require_held;
+    /// Makes the output of all blocks before this one durable and returns their SHA-256.
+    std::function<std::vector<std::string>(std::int64_t block)> finished_blocks;
+  };
 
   Checkpointer(const CheckpointSection& options, CheckpointDirectory directory, Job job, Communicator& comm,
-               PhaseClock& phases, FinishedBlocks finished_blocks);
+               PhaseClock& phases, AtCommit at_commit);
   ~Checkpointer();  ///< waits for the writer
 
   /// Generations found damaged: a good one takes their place before they are removed.
@@ -62,7 +67,7 @@ class Checkpointer {
   Job job_;
   Communicator& comm_;
   PhaseClock& phases_;
-  FinishedBlocks finished_blocks_;
+  AtCommit at_commit_;
   CheckpointDirectory directory_;
   std::int64_t next_generation_ = 1;
   std::int64_t committed_ = 0;          ///< newest generation of this attempt; the root's

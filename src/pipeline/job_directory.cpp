@@ -4,25 +4,11 @@
 #include <chrono>
 
 #include "base/error.h"
+#include "io/output_directory.h"
 
 namespace gptq {
-namespace {
 
 namespace fs = std::filesystem;
-
-void make_directory(const fs::path& directory) {
-  std::error_code error;
-  if (fs::exists(directory, error) && !fs::is_directory(directory, error)) {
-    throw IoError("output.path {} is a file; choose a directory", directory.string());
-  }
-  fs::create_directories(directory, error);
-  if (error) {
-    throw IoError("cannot make the output directory {}: {}; check output.path and its permissions",
-                  directory.string(), error.message());
-  }
-}
-
-}  // namespace
 
 fs::path checkpoint_path(const JobConfig& job) {
   return job.checkpoint.path.empty() ? fs::path(job.output.path) / "checkpoint"
@@ -33,7 +19,7 @@ JobDirectory::JobDirectory(const JobConfig& job, bool fresh, Communicator& comm)
     : comm_(comm), checkpoint_(checkpoint_path(job)) {
   run_on_root(comm, [&] {
     const fs::path output = job.output.path;
-    make_directory(output);
+    make_output_directory(output);
     std::error_code none;
     const fs::file_time_type alive = fs::last_write_time(output / kLockFile, none);
     if (!none) last_sign_of_life_ = alive;

@@ -220,12 +220,13 @@ class QuantizeJob {
                              {"calibration.path", job_.calibration.path}},
                             seconds_before_,
                             report_.attempts};
+    Checkpointer::AtCommit at_commit{[this] { directory_->require_held(); },
+                                     [this](std::int64_t block) {
+                                       export_->keep_partial_files();
+                                       return export_->finish_up_to(block);
+                                     }};
     checkpointer_.emplace(job_.checkpoint, directory_->checkpoint(), std::move(about), comm_, phases_,
-                          [this](std::int64_t block) {
-                            directory_->require_held();
-                            export_->keep_partial_files();
-                            return export_->finish_up_to(block);
-                          });
+                          std::move(at_commit));
     checkpointer_->discard_at_next_commit(found.damaged);
     if (found.good && comm_.is_root()) {
       log::info("first new work {} after the start of the program; {} of work is repeated",

@@ -6,10 +6,12 @@
 
 #include <chrono>
 #include <filesystem>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <thread>
 
 #include "base/error.h"
+#include "io/job_lock.h"
 #include "job_fixture.h"
 #include "model/safetensors_reader.h"
 
@@ -27,6 +29,12 @@ class Resume : public JobTest {
   /// Starts the job on one rank with a checkpoint at every safe point, sends the signal when this generation
   /// is complete, and returns how the process ended: its exit code, or 128 + the signal that killed it.
   int interrupt(int generation, int signal, const std::vector<std::string>& more = {}) {
+    return disturb(
+        generation, [signal](pid_t job) { kill(job, signal); }, more);
+  }
+
+  int disturb(int generation, const std::function<void(pid_t)>& blow,
+              const std::vector<std::string>& more = {}) {
     std::vector<std::string> words{GPTQ_PROGRAM, "quantize", job(), "--set", "checkpoint.interval=0"};
     words.insert(words.end(), more.begin(), more.end());
     std::vector<char*> arguments;
@@ -50,7 +58,7 @@ class Resume : public JobTest {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     EXPECT_TRUE(fs::exists(awaited)) << "the job ended before generation " << generation;
-    kill(child, signal);
+    blow(child);
     waitpid(child, &status, 0);
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   }
@@ -214,6 +222,18 @@ TEST_F(Resume, WhenNoGenerationIsGoodNothingIsTouched) {
   EXPECT_EQ(refused.exit_code, static_cast<int>(ExitCode::io)) << refused.output;
   EXPECT_THAT(refused.output, HasSubstr("none of the"));
   EXPECT_EQ(content(), before);
+}
+
+// An owner that was frozen for long must not go on beside the job that took its directory over.
+TEST_F(Resume, AJobThatLostItsLockEnds) {
+  const fs::path lock = fs::path(path("output")) / kLockFile;
+  const int code = disturb(2, [&](pid_t) {
+    std::ofstream(path("other-lock")) << "{}";
+    fs::rename(path("other-lock"), lock);
+  });
+  EXPECT_EQ(code, static_cast<int>(ExitCode::io));
+  EXPECT_FALSE(fs::exists(path("output") + "/config.json"));
+  EXPECT_TRUE(fs::exists(lock)) << "the other job's";
 }
 
 TEST_F(Resume, CheckpointsCanBeTurnedOff) {
