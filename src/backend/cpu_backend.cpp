@@ -14,6 +14,7 @@ class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(int threads) : kernels_(threads) {}
 
+  std::string name() const override { return "cpu"; }
   std::string describe() const override {
     return fmt::format("cpu: {} thread{}, {}", threads(), threads() == 1 ? "" : "s", machine_name());
   }

@@ -38,7 +38,8 @@ struct QuantizationSection {
   bool true_sequential = true;            ///< [result]
   std::vector<std::string> include;  ///< [result] module names or regexes; empty: every linear of the blocks
   std::vector<std::string> exclude;  ///< [result] module names or regexes kept as they are
-  std::int64_t max_fallbacks = 0;    ///< [result] layers that may fall back to RTN before the job fails
+  std::int64_t max_fallbacks = 0;  ///< [speed] layers that may fall back to RTN before the job fails; no byte
+                                   ///< depends on it, so a job that failed goes on with a larger one
 };
 
 struct ComputeSection {

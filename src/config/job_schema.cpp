@@ -111,7 +111,7 @@ std::vector<Key> make_keys() {
        "Empty: every linear of the blocks; lm_head is not one of them."},
       {KEY(quantization.exclude), result, any(), pattern,
        "Layers to keep as they are, in the same form; wins over include."},
-      {KEY(quantization.max_fallbacks), result, at_least(0), word,
+      {KEY(quantization.max_fallbacks), speed, at_least(0), word,
        "So many layers may fall back to round-to-nearest before the job fails; each one is reported."},
 
       {KEY(compute.backend), result, words({"auto", "cpu", "cuda"}), word,

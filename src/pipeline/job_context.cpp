@@ -69,17 +69,20 @@ int ranks_on_this_node(Communicator& comm) {
 }
 
 std::map<std::string, std::string> job_identity(const JobConfig& job, const ModelWeights& model,
-                                                const std::string& calibration_sha256, DType compute,
-                                                Communicator& comm) {
+                                                const std::string& calibration_sha256,
+                                                const ComputeContext& compute, Communicator& comm) {
   std::map<std::string, std::string> identity;
   for (const auto& [key, value] : result_keys(job)) {
-    // Paths say where the inputs lie today; what is in them is hashed below. The evaluation changes nothing.
-    const bool identity_elsewhere =
-        key == "model.path" || key == "calibration.path" || key.starts_with("eval.");
+    // Paths say where the inputs lie today; what is in them is hashed below. `auto` may mean today what was
+    // named yesterday: what it came to counts. The evaluation changes nothing.
+    const bool identity_elsewhere = key == "model.path" || key == "calibration.path" ||
+                                    key == "compute.backend" || key == "compute.dtype" ||
+                                    key.starts_with("eval.");
     if (!identity_elsewhere) identity[key] = value;
   }
   identity["arithmetic version"] = kArithmeticVersion;
-  identity["arithmetic type"] = std::string(name_of(compute));
+  identity["arithmetic type"] = std::string(name_of(compute.dtype));
+  identity["arithmetic backend"] = compute.backend->name();
   identity["calibration sha256"] = calibration_sha256;
   std::array<char, 64> digits{};
   run_on_root(comm, [&] {

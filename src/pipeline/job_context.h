@@ -29,8 +29,8 @@ int ranks_on_this_node(Communicator& comm);
 /// calibration's hash, the version of the arithmetic and every option that changes the result. Two jobs with
 /// one identity write the same bytes. The root looks at the files; the others are told. Collective.
 std::map<std::string, std::string> job_identity(const JobConfig& job, const ModelWeights& model,
-                                                const std::string& calibration_sha256, DType compute,
-                                                Communicator& comm);
+                                                const std::string& calibration_sha256,
+                                                const ComputeContext& compute, Communicator& comm);
 /// SHA-256 of an identity.
 std::string fingerprint_of(const std::map<std::string, std::string>& identity);
 

@@ -89,7 +89,7 @@ class QuantizeJob {
         inputs_(std::move(inputs)),
         compute_(std::move(compute)),
         recipe_(job.quantization),
-        identity_(job_identity(job, *inputs_.model, inputs_.calibration.sha256, compute_.dtype, comm)),
+        identity_(job_identity(job, *inputs_.model, inputs_.calibration.sha256, compute_, comm)),
         fingerprint_(fingerprint_of(identity_)) {}
 
   Report run() {

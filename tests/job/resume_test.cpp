@@ -164,6 +164,17 @@ TEST_F(Resume, OtherWeightsAreRefused) {
   EXPECT_THAT(other.output, HasSubstr("weights sha256"));
 }
 
+// `auto` then and the same thing by its name now are one job; so are two limits of fallbacks.
+TEST_F(Resume, OptionsThatComeToTheSameMayChange) {
+  const auto expected = hashes_of_run("undisturbed", 1, 1, {"--set", "compute.dtype=fp32"});
+  ASSERT_EQ(interrupt(6, SIGUSR1, {"--set", "compute.dtype=fp32"}), kComeBack);
+  const ProgramResult resumed = quantize({"--set", "compute.dtype=fp32", "--set", "compute.backend=cpu",
+                                          "--set", "quantization.max_fallbacks=5"},
+                                         2);
+  ASSERT_EQ(resumed.exit_code, 0) << resumed.output;
+  EXPECT_EQ(tensor_hashes(path("output")), expected);
+}
+
 TEST_F(Resume, SpeedOptionsMayChange) {
   const auto expected = hashes_of_run("undisturbed", 1, 1);
   ASSERT_EQ(interrupt(6, SIGUSR1), kComeBack);
