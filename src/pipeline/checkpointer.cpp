@@ -195,12 +195,13 @@ void Checkpointer::commit() {
     commit_on_root(outcomes);
     committed_ = snapshot_->state.generation;
     for (const std::int64_t damaged : std::exchange(damaged_, {})) directory_.discard(damaged);
-    // Other ranks may be ahead and write the next generation already.
-    directory_.prune(options_.keep, next_generation_);
   } catch (const Error& error) {
     log::warn("checkpoint generation {} could not be written, the one before still counts: {}",
               snapshot_->state.generation, error.what());
   }
+  // After a failure too: what other ranks wrote of it would fill the disk further. Those ranks may be ahead
+  // and write the next generation already.
+  directory_.prune(options_.keep, next_generation_);
 }
 
 void Checkpointer::commit_on_root(const std::vector<std::vector<std::byte>>& outcomes) {
