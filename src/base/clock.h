@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <string>
 
 namespace gptq {
 
@@ -19,5 +20,7 @@ class Stopwatch {
   using Clock = std::chrono::steady_clock;
   Clock::time_point start_ = Clock::now();
 };
+
+std::string utc_now();  ///< "2026-11-21T17:00:00Z"
 
 }  // namespace gptq

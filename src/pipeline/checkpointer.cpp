@@ -2,10 +2,10 @@
 
 #include <array>
 #include <cstring>
-#include <ctime>
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/stop_request.h"
 #include "config/version.h"
@@ -13,13 +13,6 @@
 
 namespace gptq {
 namespace {
-
-std::string utc_now() {
-  const std::time_t now = std::time(nullptr);
-  char text[32] = {};
-  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", std::gmtime(&now));
-  return text;
-}
 
 /// Grows, never shrinks: the next checkpoint has about the same size.
 std::byte* room_for(HostBuffer& buffer, std::size_t bytes) {

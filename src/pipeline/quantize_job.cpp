@@ -1,11 +1,11 @@
 #include "pipeline/quantize_job.h"
 
 #include <algorithm>
-#include <ctime>
 #include <filesystem>
 #include <optional>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/process.h"
 #include "config/version.h"
@@ -25,13 +25,6 @@
 
 namespace gptq {
 namespace {
-
-std::string utc_now() {
-  const std::time_t now = std::time(nullptr);
-  char text[32] = {};
-  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", std::gmtime(&now));
-  return text;
-}
 
 std::int64_t safetensors_bytes(const std::filesystem::path& directory) {
   std::int64_t bytes = 0;

@@ -29,11 +29,11 @@ constexpr std::int64_t kMostRounds = 8;
 /// Positions of this rank's chunks that nobody has summed yet.
 std::vector<std::size_t> chunks_to_sum(const Activations& activations,
                                        const std::vector<std::int64_t>& done) {
-  std::vector<std::size_t> todo;
+  std::vector<std::size_t> unsummed;
   for (std::size_t i = 0; i < activations.chunks(); ++i) {
-    if (std::find(done.begin(), done.end(), activations.chunk(i).index) == done.end()) todo.push_back(i);
+    if (std::find(done.begin(), done.end(), activations.chunk(i).index) == done.end()) unsummed.push_back(i);
   }
-  return todo;
+  return unsummed;
 }
 
 double ratio(double part, double whole) {
@@ -73,8 +73,8 @@ StageSolver::StageSolver(Backend& backend, Communicator& comm, const Recipe& rec
 
 HessianSum StageSolver::accumulate(const Activations& activations, std::int64_t width,
                                    std::vector<float> maximum, PartialSum before, const OnRound& on_round) {
-  const std::vector<std::size_t> todo = chunks_to_sum(activations, before.done_anywhere);
-  std::vector<std::int64_t> rounds{std::min(kMostRounds, static_cast<std::int64_t>(todo.size()))};
+  const std::vector<std::size_t> unsummed = chunks_to_sum(activations, before.done_anywhere);
+  std::vector<std::int64_t> rounds{std::min(kMostRounds, static_cast<std::int64_t>(unsummed.size()))};
   {
     const auto scope = phases_.in("reduce");
     comm_.all_reduce_max(maximum);
@@ -88,9 +88,11 @@ HessianSum StageSolver::accumulate(const Activations& activations, std::int64_t 
   for (std::int64_t round = 0; round < rounds[0]; ++round) {
     if (round > 0) on_round(sum.panels, before.chunks);
     const auto scope = phases_.in("hessian");
-    const auto bound = [&](std::int64_t r) { return static_cast<std::int64_t>(todo.size()) * r / rounds[0]; };
+    const auto bound = [&](std::int64_t r) {
+      return static_cast<std::int64_t>(unsummed.size()) * r / rounds[0];
+    };
     for (std::int64_t i = bound(round); i < bound(round + 1); ++i) {
-      const std::size_t chunk = todo[static_cast<std::size_t>(i)];
+      const std::size_t chunk = unsummed[static_cast<std::size_t>(i)];
       backend_.kernels().accumulate_hessian(activations.x(chunk, width), sum.exponents, sum.panels.data());
       before.chunks.push_back(activations.chunk(chunk).index);
     }
