@@ -8,12 +8,15 @@
 #include "base/tensor.h"
 
 /// Every compute kernel of the job, declared once. kernels/cpu/NAME.cpp and kernels/cuda/NAME.cu hold the
-/// implementations under the same names. All pointers are in the backend's memory space unless called "host".
+/// implementations under the same names. Everything that is not called "host" lies in the backend's memory;
+/// for the CPU the two are one. Kernels run in the order of their calls; one that returns host values waits
+/// for them.
 ///
-/// The law of all kernels: the bits of a sample's rows depend on that sample alone, never on the other
-/// samples of the batch, on the number of threads, or on how often the kernel was called before (DESIGN: same
-/// bytes for any number of ranks). Threads therefore split samples, fixed tiles of one sample's rows, or
-/// output tiles.
+/// The law of all kernels: the bits of a batch's rows depend on that batch alone, never on the number of
+/// threads or on what was computed before (DESIGN: same bytes for any number of ranks; a batch is a chunk of
+/// the calibration data, which no rank shares). The CPU promises more: a sample's bits do not depend on the
+/// other samples of its batch. Threads therefore split samples, fixed tiles of one sample's rows, or output
+/// tiles, and the bits of a solved row depend on that row alone.
 namespace gptq {
 
 /// Which rows of a matrix belong to which sample: sample s holds rows [offsets[s], offsets[s+1]).
@@ -44,13 +47,13 @@ struct AttentionShape {
   float logit_softcap = 0;  ///< > 0: scores become cap*tanh(score/cap) before the mask
 };
 
-/// Angles of the rotary embedding: cos and sin of position * inverse frequency, host arrays (positions,
-/// rotary_dim/2).
+/// Angles of the rotary embedding: cos and sin of position * inverse frequency, arrays (positions,
+/// rotary_dim/2) of floats. Borrows them.
 struct RotaryTable {
   std::int64_t positions = 0;
   std::int64_t rotary_dim = 0;  ///< leading features of each head that are turned; even
-  std::vector<float> cos;
-  std::vector<float> sin;
+  const float* cos = nullptr;
+  const float* sin = nullptr;
 };
 
 /// Upper triangle of a symmetric n×n matrix of integers, cut into panels of kPanel rows: panel p holds rows
@@ -73,6 +76,28 @@ struct TriangularPanels {
     const std::int64_t panel = row / kPanel;
     return offset(n, panel) + (row - panel * kPanel) * (n - panel * kPanel) + (col - panel * kPanel);
   }
+};
+
+/// What a stage group's Hessian is factored from.
+struct FactorInput {
+  std::int64_t n = 0;
+  const std::int64_t* sum = nullptr;    ///< TriangularPanels of size(n)
+  std::span<const int> exponents;       ///< host (n): H_ij = sum_ij 2^-(e_i+e_j) · scale
+  double scale = 0;                     ///< 2 / tokens
+  std::span<const std::int32_t> order;  ///< host (n): order[p] is the column visited p-th
+  std::span<const std::uint8_t> dead;   ///< host (n): dead[column] != 0: H_ii counts as 1
+  double damping = 0;                   ///< λ, added to the diagonal
+};
+
+/// A quantized linear as the output stores it; host arrays.
+struct QuantizedWeights {
+  std::int64_t out_features = 0;
+  std::int64_t in_features = 0;
+  std::int64_t groups = 1;
+  const std::uint8_t* codes = nullptr;     ///< (out, in)
+  const f16* scales = nullptr;             ///< (out, groups)
+  const std::uint8_t* zeros = nullptr;     ///< (out, groups)
+  const std::int32_t* group_of = nullptr;  ///< (in)
 };
 
 /// How the rows of one layer are quantized. Changes the result.
@@ -124,14 +149,17 @@ class Kernels {
   /// (f32 or bf16). bias: (out) floats or empty, host.
   virtual std::unique_ptr<LinearWeights> prepare_linear(const Matrix& weight, std::span<const float> bias,
                                                         DType compute) = 0;
+  /// The same for scale · (code − zero), rounded to `compute`.
+  virtual std::unique_ptr<LinearWeights> prepare_quantized(const QuantizedWeights& weights,
+                                                           std::span<const float> bias, DType compute) = 0;
   /// y = x·Wᵀ + b, or y += … with accumulate. x: (rows, in) of the compute type; y: (rows, out), f32 or
   /// compute type.
   virtual void linear(const Batch& batch, const Matrix& x, const LinearWeights& weights, const Matrix& y,
                       bool accumulate) = 0;
-  /// out[r] = table[ids[r]]; table: (vocab, hidden) of any floating dtype, out f32.
+  /// out[r] = table[ids[r]]; ids: host; table: (vocab, hidden) of any floating dtype, out f32.
   virtual void embed(std::span<const std::int32_t> ids, const Matrix& table, const Matrix& out) = 0;
-  /// y = x / sqrt(mean(x²) + eps) * (weight + weight_offset), row by row. x: f32 or y's type. weight: host
-  /// floats (cols).
+  /// y = x / sqrt(mean(x²) + eps) * (weight + weight_offset), row by row. x: f32 or y's type. weight:
+  /// (cols).
   virtual void rms_norm(const Matrix& x, std::span<const float> weight, float eps, float weight_offset,
                         const Matrix& y) = 0;
   /// RMS norm of each head's head_dim features in place (Qwen3's q/k norm). x: (rows, heads*head_dim).
@@ -148,7 +176,8 @@ class Kernels {
   /// out = activation(gate) * up, element by element; computed in f32. out may be gate or up.
   virtual void gated_activation(Activation activation, const Matrix& gate, const Matrix& up,
                                 const Matrix& out) = 0;
-  /// losses[r] = -log softmax(x[r]·Wᵀ)[targets[r]] for each row; rows with target < 0 give 0. Host outputs.
+  /// losses[r] = -log softmax(x[r]·Wᵀ)[targets[r]] for each row; rows with target < 0 give 0. Host targets
+  /// and losses.
   virtual void cross_entropy(const Batch& batch, const Matrix& x, const LinearWeights& head,
                              std::span<const std::int32_t> targets, std::span<double> losses) = 0;
   /// False if x holds NaN or infinity.
@@ -157,23 +186,27 @@ class Kernels {
   // ---- Hessian
   // -----------------------------------------------------------------------------------------------
 
-  /// maximum[c] = max(maximum[c], max_r |x(r, c)|); host floats (cols). NaN in x gives NaN.
-  virtual void column_max(const Matrix& x, std::span<float> maximum) = 0;
+  /// maximum[c] = max(maximum[c], max_r |x(r, c)|), maximum: (cols) floats >= 0. NaN in x gives NaN.
+  virtual void column_max(const Matrix& x, float* maximum) = 0;
   /// sum += round(2^(exponents[i]+exponents[j]) · (XᵀX)_ij) over the upper triangle, the product of this
-  /// chunk taken in f32. x: (rows, n) of compute type; sum: TriangularPanels of size(n) integers.
+  /// chunk taken in f32. x: (rows, n) of compute type; exponents: host; sum: TriangularPanels of size(n).
   virtual void accumulate_hessian(const Matrix& x, std::span<const int> exponents, std::int64_t* sum) = 0;
 
   // ---- solve
   // -------------------------------------------------------------------------------------------------
 
-  /// Upper triangular R with H = R·Rᵀ, for a symmetric H (n, n) given and replaced in place (host doubles,
-  /// row-major; the strict lower triangle becomes 0). Returns false if H is not positive definite (contents
-  /// then undefined).
-  virtual bool factor(std::span<double> h, std::int64_t n) = 0;
-  /// GPTQ on rows of one layer. w: host floats (rows, n), original column order. r: R of the damped H whose
-  /// rows and columns follow `columns.order`, (n, n) row-major floats, or empty: round to nearest. damping:
-  /// the λ added to diag.
-  virtual QuantizedRows solve_rows(const Matrix& w, const SolveColumns& columns, std::span<const float> r,
+  /// diagonal[i] = H_ii, host.
+  virtual void hessian_diagonal(const std::int64_t* sum, std::span<const int> exponents, double scale,
+                                std::span<double> diagonal) = 0;
+  /// Upper triangular R with H + λI = R·Rᵀ in visiting order, found in double precision and rounded; r: (n,
+  /// n) row-major floats, the strict lower triangle 0. Returns false (contents then undefined) if H + λI is
+  /// not positive definite or a diagonal entry of R is no normal float.
+  virtual bool factor(const FactorInput& input, float* r) = 0;
+  /// GPTQ on rows of layers that share their columns. parts: host matrices (rows, n) of any floating dtype,
+  /// original column order; their rows come out one behind the other. r: what factor() gave for
+  /// `columns.order`, or null: round to nearest. damping: the λ in it. Throws NumericalError where a row
+  /// gives NaN.
+  virtual QuantizedRows solve_rows(std::span<const Matrix> parts, const SolveColumns& columns, const float* r,
                                    double damping, const SolveOptions& options) = 0;
 };
 

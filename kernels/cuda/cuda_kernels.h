@@ -1,0 +1,55 @@
+#pragma once
+
+#include "kernels/cuda/cuda_context.h"
+#include "kernels/kernels.h"
+
+namespace gptq::cuda {
+
+/// Kernels on one GPU, all in the context's compute stream. Library products are cuBLASLt's, with a workspace
+/// of fixed size and no atomics: the same shapes give the same bits on GPUs of one kind.
+class CudaKernels final : public Kernels {
+ public:
+  explicit CudaKernels(CudaContext& context) : context_(context) {}
+
+  // linear.cu
+  std::unique_ptr<LinearWeights> prepare_linear(const Matrix& weight, std::span<const float> bias,
+                                                DType compute) override;
+  std::unique_ptr<LinearWeights> prepare_quantized(const QuantizedWeights& weights,
+                                                   std::span<const float> bias, DType compute) override;
+  void linear(const Batch& batch, const Matrix& x, const LinearWeights& weights, const Matrix& y,
+              bool accumulate) override;
+  // embed.cu
+  void embed(std::span<const std::int32_t> ids, const Matrix& table, const Matrix& out) override;
+  // rms_norm.cu
+  void rms_norm(const Matrix& x, std::span<const float> weight, float eps, float weight_offset,
+                const Matrix& y) override;
+  void head_rms_norm(const Matrix& x, std::span<const float> weight, float eps, float weight_offset) override;
+  // rotary.cu
+  void rotary(const Batch& batch, const Matrix& x, std::int64_t head_dim, const RotaryTable& table) override;
+  // attention.cu
+  void attention(const Batch& batch, const AttentionShape& shape, const Matrix& q, const Matrix& k,
+                 const Matrix& v, const Matrix& out) override;
+  // gated_activation.cu
+  void gated_activation(Activation activation, const Matrix& gate, const Matrix& up,
+                        const Matrix& out) override;
+  // cross_entropy.cu
+  void cross_entropy(const Batch& batch, const Matrix& x, const LinearWeights& head,
+                     std::span<const std::int32_t> targets, std::span<double> losses) override;
+  // finite.cu
+  bool all_finite(const Matrix& x) override;
+  // hessian.cu
+  void column_max(const Matrix& x, float* maximum) override;
+  void accumulate_hessian(const Matrix& x, std::span<const int> exponents, std::int64_t* sum) override;
+  // factor.cu
+  void hessian_diagonal(const std::int64_t* sum, std::span<const int> exponents, double scale,
+                        std::span<double> diagonal) override;
+  bool factor(const FactorInput& input, float* r) override;
+  // solve_rows.cu
+  QuantizedRows solve_rows(std::span<const Matrix> parts, const SolveColumns& columns, const float* r,
+                           double damping, const SolveOptions& options) override;
+
+ private:
+  CudaContext& context_;
+};
+
+}  // namespace gptq::cuda
