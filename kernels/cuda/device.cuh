@@ -31,11 +31,10 @@ __device__ inline T* dynamic_shared() {
 #endif
 }
 
-/// Puts a kernel into the compute queue. shared: bytes of dynamic shared memory, raised beyond 48 KiB where
-/// needed.
+/// Puts a kernel into a stream. shared: bytes of dynamic shared memory, raised beyond 48 KiB where needed.
 template <typename... Parameters, typename... Arguments>
-void launch(const CudaContext& context, void (*kernel)(Parameters...), dim3 grid, dim3 block,
-            std::size_t shared, Arguments&&... arguments) {
+void launch(cudaStream_t stream, void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared,
+            Arguments&&... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   if (shared > 48 * 1024) {
     GPTQ_CUDA(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
@@ -45,8 +44,15 @@ void launch(const CudaContext& context, void (*kernel)(Parameters...), dim3 grid
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared;
-  config.stream = context.stream();
+  config.stream = stream;
   GPTQ_CUDA(cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...));
+}
+
+/// The same in the compute queue.
+template <typename... Parameters, typename... Arguments>
+void launch(const CudaContext& context, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+            std::size_t shared, Arguments&&... arguments) {
+  launch(context.stream(), kernel, grid, block, shared, std::forward<Arguments>(arguments)...);
 }
 
 inline unsigned blocks_for(std::int64_t items, std::int64_t per_block) {
