@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -33,6 +34,11 @@ class Communicator {
   virtual void all_reduce_max(std::span<std::int64_t> values) = 0;
   /// Every rank's bytes, in rank order, on every rank.
   virtual std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine) = 0;
+
+  /// Waits for something that goes on among the ranks outside this communicator (NCCL), as a collective of it
+  /// waits: answering the others, and throwing CommError with the names of the ranks that hang. `waiting` is
+  /// asked often: for how many seconds this rank has been waiting for others, or nothing when it is over.
+  virtual void wait_outside(const char* operation, const std::function<std::optional<double>()>& waiting) = 0;
 };
 
 /// Runs `action` on the root and brings its outcome to every rank: a failure is thrown everywhere as
@@ -43,6 +49,10 @@ class CollectiveError : public Error {
  public:
   using Error::Error;
 };
+
+/// Every rank says what problem it has, or nothing. If any has one, all of them throw the first rank's as a
+/// CollectiveError with the exit code of communication. Collective.
+void fail_together(Communicator& comm, const std::string& problem);
 
 /// Owns MPI_Init and MPI_Finalize. Without mpirun the world has one rank.
 class MpiRuntime {

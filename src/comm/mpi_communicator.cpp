@@ -1,6 +1,7 @@
 #include "comm/mpi_communicator.h"
 
 #include <algorithm>
+#include <limits>
 #include <string>
 
 #include "base/error.h"
@@ -8,26 +9,6 @@
 #include "comm/mpi_check.h"
 
 namespace gptq {
-namespace {
-
-/// MPI counts are ints: longer messages go in pieces of so many elements.
-constexpr std::size_t kPiece = std::size_t{1} << 27;
-
-/// Bytes from which the way there costs more than the meeting.
-constexpr std::size_t kLarge = std::size_t{1} << 18;
-
-/// Bytes of a large reduction that are under way together.
-constexpr std::size_t kReducedPiece = std::size_t{1} << 23;
-
-template <typename T, typename Send>
-void in_pieces(T* data, std::size_t count, Send&& send) {
-  for (std::size_t first = 0; first < count; first += kPiece) {
-    send(data + first, static_cast<int>(std::min(kPiece, count - first)));
-  }
-}
-
-}  // namespace
-
 void check_mpi(int code, const char* call, const char* file, int line) {
   if (code == MPI_SUCCESS) return;
   char text[MPI_MAX_ERROR_STRING] = {};
@@ -37,7 +18,11 @@ void check_mpi(int code, const char* call, const char* file, int line) {
                   text, call, file, line);
 }
 
-MpiCommunicator::MpiCommunicator(MPI_Comm parent, RankWatch::Timing timing) : watch_(parent, timing) {
+MpiCommunicator::MpiCommunicator(MPI_Comm parent, RankWatch::Timing timing, Pieces pieces)
+    : watch_(parent, timing), pieces_(pieces) {
+  GPTQ_EXPECT(pieces.sent > 0 && pieces.sent <= std::numeric_limits<int>::max());
+  GPTQ_EXPECT(pieces.reduced >= sizeof(std::int64_t) && pieces.large <= std::numeric_limits<int>::max());
+  GPTQ_EXPECT(pieces.reduced <= std::numeric_limits<int>::max());
   GPTQ_MPI(MPI_Comm_dup(parent, &comm_));
   GPTQ_MPI(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN));
   GPTQ_MPI(MPI_Comm_rank(comm_, &rank_));
@@ -59,41 +44,49 @@ void MpiCommunicator::barrier() {
   meet();
 }
 
-void MpiCommunicator::send_all(void* data, std::size_t bytes, int root) {
-  const bool large = bytes >= kLarge;
+// A message of many pieces is on its way for long: each piece has the whole of the time-out.
+
+void MpiCommunicator::send_all(const char* name, void* data, std::size_t bytes, int root) {
+  const bool large = bytes >= pieces_.large;
+  watch_.enter(name);
   if (large) meet();
-  in_pieces(static_cast<std::byte*>(data), bytes, [&](std::byte* piece, int count) {
+  for (std::size_t first = 0; first < bytes; first += pieces_.sent) {
+    const std::size_t count = std::min(pieces_.sent, bytes - first);
+    if (first > 0) watch_.enter(name);
     MPI_Request request = MPI_REQUEST_NULL;
-    GPTQ_MPI(MPI_Ibcast(piece, count, MPI_BYTE, root, comm_, &request));
+    GPTQ_MPI(MPI_Ibcast(static_cast<std::byte*>(data) + first, static_cast<int>(count), MPI_BYTE, root, comm_,
+                        &request));
     watch_.wait(request, large);
-  });
+  }
 }
 
 void MpiCommunicator::broadcast(void* data, std::size_t bytes, int root) {
-  watch_.enter("broadcast");
-  send_all(data, bytes, root);
+  send_all("broadcast", data, bytes, root);
 }
 
 template <typename T>
 void MpiCommunicator::all_reduce(const char* name, std::span<T> values, MPI_Datatype type, MPI_Op operation) {
   watch_.enter(name);
-  const auto reduce = [&](const void* mine, T* all, int count) {
+  const bool large = values.size_bytes() >= pieces_.large;
+  const auto reduce = [&](const void* mine, std::span<T> all) {
     MPI_Request request = MPI_REQUEST_NULL;
-    GPTQ_MPI(MPI_Iallreduce(mine, all, count, type, operation, comm_, &request));
-    watch_.wait(request, mine != MPI_IN_PLACE);
+    GPTQ_MPI(
+        MPI_Iallreduce(mine, all.data(), static_cast<int>(all.size()), type, operation, comm_, &request));
+    watch_.wait(request, large);
   };
-  if (values.size_bytes() < kLarge) {
-    in_pieces(values.data(), values.size(), [&](T* piece, int count) { reduce(MPI_IN_PLACE, piece, count); });
+  if (!large) {
+    if (!values.empty()) reduce(MPI_IN_PLACE, values);
     return;
   }
   meet();
   // Open MPI sends large messages round a ring, which moves the fewest bytes, but never in place.
-  const std::size_t piece = std::min(kReducedPiece / sizeof(T), values.size());
+  const std::size_t piece = std::min(pieces_.reduced / sizeof(T), values.size());
   std::vector<T> mine(piece);
   for (std::size_t first = 0; first < values.size(); first += piece) {
     const std::span<T> part = values.subspan(first, std::min(piece, values.size() - first));
     std::copy(part.begin(), part.end(), mine.begin());
-    reduce(mine.data(), part.data(), static_cast<int>(part.size()));
+    if (first > 0) watch_.enter(name);
+    reduce(mine.data(), part);
   }
 }
 
@@ -126,9 +119,15 @@ std::vector<std::vector<std::byte>> MpiCommunicator::all_gather(std::span<const 
     } else {
       part.resize(static_cast<std::size_t>(sizes[static_cast<std::size_t>(rank)]));
     }
-    send_all(part.data(), part.size(), rank);
+    send_all("gather", part.data(), part.size(), rank);
   }
   return all;
+}
+
+void MpiCommunicator::wait_outside(const char* operation,
+                                   const std::function<std::optional<double>()>& waiting) {
+  watch_.enter(operation);
+  watch_.wait_outside(waiting);
 }
 
 }  // namespace gptq

@@ -10,7 +10,16 @@ namespace gptq {
 /// Owner of a duplicated MPI communicator. Every collective is a nonblocking call that RankWatch waits for.
 class MpiCommunicator final : public Communicator {
  public:
-  explicit MpiCommunicator(MPI_Comm parent, RankWatch::Timing timing = {});
+  /// How messages are cut, in bytes. The same on every rank.
+  struct Pieces {
+    std::size_t large = std::size_t{1} << 18;    ///< from here on the way there costs more than the meeting
+    std::size_t reduced = std::size_t{1} << 23;  ///< of a large reduction, under way together
+    std::size_t sent = std::size_t{1} << 27;     ///< of a broadcast; MPI counts are ints
+  };
+
+  explicit MpiCommunicator(MPI_Comm parent, RankWatch::Timing timing = {})
+      : MpiCommunicator(parent, timing, Pieces{}) {}
+  MpiCommunicator(MPI_Comm parent, RankWatch::Timing timing, Pieces pieces);
   ~MpiCommunicator() override;
   MpiCommunicator(const MpiCommunicator&) = delete;
   MpiCommunicator& operator=(const MpiCommunicator&) = delete;
@@ -24,18 +33,20 @@ class MpiCommunicator final : public Communicator {
   void all_reduce_max(std::span<float> magnitudes) override;
   void all_reduce_max(std::span<std::int64_t> values) override;
   std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine) override;
+  void wait_outside(const char* operation, const std::function<std::optional<double>()>& waiting) override;
 
  private:
   /// All ranks are here; before large messages, which need busy waiting.
   void meet();
   template <typename T>
   void all_reduce(const char* name, std::span<T> values, MPI_Datatype type, MPI_Op operation);
-  void send_all(void* data, std::size_t bytes, int root);
+  void send_all(const char* name, void* data, std::size_t bytes, int root);
 
   MPI_Comm comm_ = MPI_COMM_NULL;
   int rank_ = 0;
   int size_ = 1;
   RankWatch watch_;
+  Pieces pieces_;
 };
 
 }  // namespace gptq

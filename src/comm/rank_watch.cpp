@@ -66,26 +66,28 @@ void RankWatch::enter(const char* collective) {
   ++position_.number;
   std::snprintf(position_.name, sizeof(position_.name), "%s", collective);
   entered_ = Stopwatch();
+  start_over();
+}
+
+void RankWatch::start_over() {
+  waited_ = 0;
   reported_ = called_ = false;
   next_roll_call_ = timing_.timeout;
   inconclusive_ = 0;
 }
 
-void RankWatch::wait(MPI_Request& request, bool moving) {
-  const Stopwatch waited;
-  const double busy = moving ? kMovingSeconds : kSpinSeconds;
+template <typename Look>
+void RankWatch::wait_until(double busy_seconds, Look&& look) {
+  const Stopwatch waiting;
   double next_attend = kAttendSeconds;
-  while (true) {
-    int done = 0;
-    GPTQ_MPI(MPI_Test(&request, &done, MPI_STATUS_IGNORE));
-    if (done) return;
-    const double now = waited.seconds();
+  while (!look()) {
+    const double now = waiting.seconds();
     if (now >= next_attend) {
       attend();
       next_attend = now + kAttendSeconds;
     }
     if (now < kRushSeconds) continue;
-    if (now < busy) {
+    if (now < busy_seconds) {
       sched_yield();
     } else {
       std::this_thread::sleep_for(nap_after(now));
@@ -93,9 +95,28 @@ void RankWatch::wait(MPI_Request& request, bool moving) {
   }
 }
 
+void RankWatch::wait(MPI_Request& request, bool moving) {
+  wait_until(moving ? kMovingSeconds : kSpinSeconds, [&] {
+    int done = 0;
+    GPTQ_MPI(MPI_Test(&request, &done, MPI_STATUS_IGNORE));
+    waited_ = entered_.seconds();
+    return done != 0;
+  });
+}
+
+void RankWatch::wait_outside(const std::function<std::optional<double>()>& waiting) {
+  wait_until(kSpinSeconds, [&] {
+    const std::optional<double> seconds = waiting();
+    if (!seconds) return true;
+    if (*seconds < waited_) start_over();  // what it waited for came, and it waits for the next
+    waited_ = *seconds;
+    return false;
+  });
+}
+
 RankWatch::Position RankWatch::here() const {
   Position position = position_;
-  position.seconds = entered_.seconds();
+  position.seconds = waited_;
   return position;
 }
 
@@ -123,7 +144,7 @@ bool RankWatch::receive(int from, int tag, Position& message, int& sender) {
 void RankWatch::attend() {
   if (rank_ == kRoot) {
     hear_late_ranks();
-    if (entered_.seconds() >= next_roll_call_) call_roll(kRoot, here());
+    if (waited_ >= next_roll_call_) call_roll(kRoot, here());
   } else {
     answer_root();
     report_late();
@@ -142,7 +163,7 @@ void RankWatch::answer_root() {
 }
 
 void RankWatch::report_late() {
-  const double seconds = entered_.seconds();
+  const double seconds = waited_;
   if (seconds < timing_.timeout) return;
   if (!reported_) send(here(), kRoot, kLate);
   reported_ = true;
@@ -171,7 +192,7 @@ void RankWatch::call_roll(int late_rank, const Position& late) {
     if (positions[static_cast<std::size_t>(rank)].number == 0) missing.push_back(rank);
   }
   if (!missing.empty()) throw_missing(missing, late.seconds);
-  next_roll_call_ = entered_.seconds() + timing_.roll_call;
+  next_roll_call_ = waited_ + timing_.roll_call;
   if (++inconclusive_ < 2) return;
   std::vector<std::string> places;
   for (int rank = 0; rank < size_; ++rank) {

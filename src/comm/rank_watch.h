@@ -4,7 +4,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <list>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,6 +41,8 @@ class RankWatch {
   /// Returns when the request is complete. `moving`: all ranks are known to be in it, so that it only takes
   /// as long as its bytes take; the wait is then busier. Throws CommError naming the ranks that hang.
   void wait(MPI_Request& request, bool moving = false);
+  /// The same for something that is no MPI collective (Communicator::wait_outside).
+  void wait_outside(const std::function<std::optional<double>()>& waiting);
 
  private:
   /// Where a rank waits; also the message between ranks.
@@ -57,6 +61,10 @@ class RankWatch {
     MPI_Request request = MPI_REQUEST_NULL;
   };
 
+  /// Waits until `look` returns true; it keeps waited_ up to date.
+  template <typename Look>
+  void wait_until(double busy_seconds, Look&& look);
+  void start_over();  ///< nobody was told or asked about this wait yet
   Position here() const;
   void send(const Position& message, int to, int tag);
   bool receive(int from, int tag, Position& message, int& sender);
@@ -77,9 +85,10 @@ class RankWatch {
   std::list<Sent> sent_;  ///< messages on their way; a rank that hangs never takes its own
   Position position_;
   Stopwatch entered_;
+  double waited_ = 0;          ///< seconds for others in this collective, as of the last look
   bool reported_ = false;      ///< to the root, as late
   bool called_ = false;        ///< by the root, since this rank entered
-  double next_roll_call_ = 0;  ///< seconds after entering; root only
+  double next_roll_call_ = 0;  ///< seconds of waiting; root only
   int inconclusive_ = 0;       ///< roll calls of this collective that everybody answered
   std::int64_t calls_ = 0;
 };

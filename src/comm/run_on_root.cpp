@@ -26,4 +26,13 @@ void run_on_root(Communicator& comm, const std::function<void()>& action) {
   throw CollectiveError(static_cast<ExitCode>(outcome[0]), message);
 }
 
+void fail_together(Communicator& comm, const std::string& problem) {
+  const auto problems = comm.all_gather(std::as_bytes(std::span(problem)));
+  for (std::size_t rank = 0; rank < problems.size(); ++rank) {
+    if (problems[rank].empty()) continue;
+    const std::string text(reinterpret_cast<const char*>(problems[rank].data()), problems[rank].size());
+    throw CollectiveError(ExitCode::communication, fmt::format("rank {}: {}", rank, text));
+  }
+}
+
 }  // namespace gptq

@@ -1,0 +1,131 @@
+// Collectives on device memory without a device: through host memory, and in pieces, whose borders must not
+// show. (NCCL: tests/mpi/nccl.)
+
+#include "comm/device_collectives.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "collectives_cases.h"
+#include "comm/mpi_communicator.h"
+#include "mpi_world.h"
+
+namespace gptq::test {
+namespace {
+
+/// Pretends that memory is a device's: counts what is copied, and may fail at a copy.
+struct FakeCopies {
+  int downloads = 0;
+  int uploads = 0;
+  std::size_t largest = 0;
+  std::size_t allocated = 0;
+  int failing_upload = 0;
+
+  DeviceCopies copies() {
+    return {[this](void* host, const void* device, std::size_t bytes) {
+              ++downloads;
+              largest = std::max(largest, bytes);
+              std::memcpy(host, device, bytes);
+            },
+            [this](void* device, const void* host, std::size_t bytes) {
+              if (++uploads == failing_upload) throw DeviceError("the device fell off");
+              largest = std::max(largest, bytes);
+              std::memcpy(device, host, bytes);
+            },
+            {}};
+  }
+
+  DeviceCopies pinned_copies() {
+    DeviceCopies all = copies();
+    all.allocate_host = [this](std::size_t bytes) {
+      allocated += bytes;
+      return DeviceBuffer(new std::byte[bytes], bytes, nullptr,
+                          [](void*, std::byte* data, std::size_t) { delete[] data; });
+    };
+    return all;
+  }
+};
+
+TEST(HostCollectives, SumsAndBroadcasts) {
+  const auto collectives = make_host_collectives(world());
+  check_all(*collectives, world());
+  collectives->check();
+  collectives->wait();
+}
+
+TEST(StagedCollectives, SumsAndBroadcastsOverPieceBorders) {
+  for (const std::size_t piece : {8, 24, 800, 1 << 20}) {
+    SCOPED_TRACE(piece);
+    FakeCopies fake;
+    const auto collectives = make_staged_collectives(world(), fake.copies(), piece);
+    check_all(*collectives, world());
+    EXPECT_LE(fake.largest, piece);
+  }
+}
+
+TEST(StagedCollectives, EveryByteIsCopiedOnceAndHostMemoryIsBounded) {
+  FakeCopies fake;
+  const auto collectives = make_staged_collectives(world(), fake.pinned_copies(), 80);
+  std::vector<std::int64_t> values(25, world().rank());
+  collectives->all_reduce_sum(values.data(), values.size());
+  const bool alone = world().size() == 1;
+  EXPECT_EQ(fake.downloads, alone ? 0 : 3);
+  EXPECT_EQ(fake.uploads, alone ? 0 : 3);
+  EXPECT_EQ(fake.allocated, alone ? 0u : 80u);
+  fake.downloads = fake.uploads = 0;
+  const int root = world().size() - 1;
+  collectives->broadcast(values.data(), 200, root);
+  EXPECT_EQ(fake.downloads, alone || world().rank() != root ? 0 : 3) << "only the root's memory is read";
+  EXPECT_EQ(fake.uploads, alone || world().rank() == root ? 0 : 3) << "only the others' is written";
+}
+
+TEST(StagedCollectives, AFailedCopyIsTheDevicesError) {
+  if (world().size() == 1) GTEST_SKIP() << "nothing is copied";
+  FakeCopies fake;
+  fake.failing_upload = 2;
+  const auto collectives = make_staged_collectives(world(), fake.copies(), 8);
+  std::vector<std::int64_t> values(2, 1);
+  EXPECT_THROW(collectives->all_reduce_sum(values.data(), values.size()), DeviceError);
+}
+
+TEST(DeviceIds, AllDifferentAndNoneEmpty) {
+  const std::string mine = "GPU-" + std::to_string(world().rank());
+  const bool last = world().rank() == world().size() - 1;
+  EXPECT_TRUE(every_rank_has_its_own_device(world(), mine));
+  EXPECT_EQ(every_rank_has_its_own_device(world(), "GPU-same"), world().size() == 1);
+  EXPECT_FALSE(every_rank_has_its_own_device(world(), last ? "" : mine));
+  EXPECT_FALSE(every_rank_has_its_own_device(world(), ""));
+}
+
+TEST(NcclCollectives, AMissingPluginIsToldOnEveryRank) {
+  setenv("GPTQ_HPC_NCCL_PLUGIN", world().rank() == 0 ? "./no/such.so" : "/proc/self/maps", 1);
+  try {
+    make_nccl_collectives(world(), {});
+    FAIL() << "no exception on rank " << world().rank();
+  } catch (const CollectiveError& error) {
+    EXPECT_EQ(error.exit_code(), ExitCode::communication);
+    EXPECT_THAT(error.what(), testing::HasSubstr("rank 0: NCCL cannot be used: ./no/such.so"));
+  }
+  unsetenv("GPTQ_HPC_NCCL_PLUGIN");
+}
+
+// Messages of more than 2^31 bytes or elements differ from these only in the size of the pieces.
+TEST(Communicator, MessagesOfManyPiecesArriveWhole) {
+  for (const MpiCommunicator::Pieces pieces :
+       {MpiCommunicator::Pieces{16, 8, 1}, MpiCommunicator::Pieces{64, 100, 7}}) {
+    MpiCommunicator comm(MPI_COMM_WORLD, {}, pieces);
+    const auto collectives = make_host_collectives(comm);
+    check_all(*collectives, comm);
+    std::vector<float> magnitudes(101, static_cast<float>(comm.rank()));
+    comm.all_reduce_max(std::span<float>(magnitudes));
+    EXPECT_EQ(std::count(magnitudes.begin(), magnitudes.end(), static_cast<float>(comm.size() - 1)), 101);
+  }
+}
+
+}  // namespace
+}  // namespace gptq::test
