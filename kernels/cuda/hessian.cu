@@ -1,0 +1,158 @@
+#include "kernels/cuda/hessian.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "base/error.h"
+#include "kernels/cuda/cuda_kernels.h"
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/gemm.h"
+#include "kernels/cuda/hessian_memory.h"
+#include "kernels/cuda/hessian_panels.cuh"
+
+namespace gptq::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+/// to (rows, padded) = x (rows, cols) with column c multiplied by scale[c], exact but for underflow far below
+/// the column's maximum; columns from cols on are 0. In double: the factors can leave f32's range.
+template <typename T>
+__global__ void scaled_copy_kernel(const T* x, std::int64_t stride, int cols, const double* scale, T* to,
+                                   int padded) {
+  const std::int64_t row = blockIdx.x;
+  for (int c = static_cast<int>(threadIdx.x); c < padded; c += kThreads) {
+    float value = 0;
+    if (c < cols) value = static_cast<float>(static_cast<double>(to_float(x[row * stride + c])) * scale[c]);
+    to[row * padded + c] = from_float<T>(value);
+  }
+}
+
+/// x with its columns scaled by 2^exponents (empty: as they are), in kScratchHessianInput, rows a multiple of
+/// 16 bytes apart.
+Matrix scaled_copy(CudaContext& context, const Matrix& x, std::span<const int> exponents) {
+  std::vector<double> scale(static_cast<std::size_t>(x.cols), 1.0);
+  for (std::size_t c = 0; c < exponents.size(); ++c) scale[c] = std::ldexp(1.0, exponents[c]);
+  auto* const scale_there =
+      static_cast<double*>(context.scratch(kScratchExponents, scale.size() * sizeof(double)));
+  context.upload(scale_there, scale.data(), scale.size() * sizeof(double));
+
+  const std::int64_t padded = (x.cols + 7) / 8 * 8;
+  void* const copy =
+      context.scratch(kScratchHessianInput, static_cast<std::size_t>(x.rows * padded) * size_of(x.dtype));
+  with_compute_type(x.dtype, [&](auto type) {
+    using T = decltype(type);
+    launch(context, scaled_copy_kernel<T>, dim3(blocks_for(x.rows, 1)), dim3(kThreads), 0, x.row<const T>(0),
+           x.stride, static_cast<int>(x.cols), scale_there, static_cast<T*>(copy), static_cast<int>(padded));
+  });
+  return {copy, x.dtype, x.rows, x.cols, padded};
+}
+
+/// Block (x, y) adds row first_row + y of a stripe of products (…, n - first_row), columns from first_row on.
+/// vector: four columns a thread; n must be a multiple of 4.
+template <bool vector>
+__global__ void add_stripe_kernel(const float* product, int n, int first_row, const float* scale,
+                                  long long* sum) {
+  constexpr int width = vector ? 4 : 1;
+  const int row = first_row + static_cast<int>(blockIdx.y);
+  const int col =
+      first_row + static_cast<int>(blockIdx.x * kThreads + threadIdx.x) * width;  // n < 2^31 - 4 * kThreads
+  if (col < panel_start(row) || col >= n) return;
+  const float row_scale = scale[row];
+  const float* const from =
+      product + static_cast<std::int64_t>(blockIdx.y) * (n - first_row) + (col - first_row);
+  long long* const to = sum + panel_row(n, row) + col;
+  if constexpr (vector) {
+    const float4 value = *reinterpret_cast<const float4*>(from);
+    const float4 column = *reinterpret_cast<const float4*>(scale + col);
+    longlong2* const pairs = reinterpret_cast<longlong2*>(to);
+    longlong2 low = pairs[0], high = pairs[1];
+    low.x += scaled_integer(value.x, row_scale, column.x);
+    low.y += scaled_integer(value.y, row_scale, column.y);
+    high.x += scaled_integer(value.z, row_scale, column.z);
+    high.y += scaled_integer(value.w, row_scale, column.w);
+    pairs[0] = low;
+    pairs[1] = high;
+  } else {
+    *to += scaled_integer(*from, row_scale, scale[col]);
+  }
+}
+
+void add_stripe(const CudaContext& context, const float* product, std::int64_t n, std::int64_t first_row,
+                std::int64_t rows, const float* scale, std::int64_t* sum) {
+  const bool vector = n % 4 == 0 && reinterpret_cast<std::uintptr_t>(sum) % 16 == 0;
+  const dim3 grid(blocks_for(n - first_row, vector ? 4 * kThreads : kThreads), static_cast<unsigned>(rows));
+  launch(context, vector ? add_stripe_kernel<true> : add_stripe_kernel<false>, grid, dim3(kThreads), 0,
+         product, static_cast<int>(n), static_cast<int>(first_row), scale, reinterpret_cast<long long*>(sum));
+}
+
+/// Stripe after stripe in one stream. A second stream would let a stripe be added while the next is
+/// multiplied, but the library's products leave no registers for other blocks on their multiprocessors.
+void accumulate_stripes(CudaContext& context, const Matrix& x, std::span<const float> scale,
+                        std::int64_t* sum) {
+  const std::int64_t n = x.cols, height = hessian_stripe_rows(n);
+  auto* const scale_there = static_cast<float*>(context.scratch(kScratchExponents, scale.size_bytes()));
+  context.upload(scale_there, scale.data(), scale.size_bytes());
+  auto* const product = static_cast<float*>(
+      context.scratch(kScratchHessianProduct, static_cast<std::size_t>(height * n) * sizeof(float)));
+  for (std::int64_t row = 0; row < n; row += height) {
+    GemmShape shape;
+    shape.m = std::min(height, n - row);
+    shape.n = n - row;
+    shape.k = x.rows;
+    shape.transpose_a = true;
+    shape.lda = shape.ldb = x.stride;
+    shape.ldc = shape.n;
+    shape.in = x.dtype;
+    const void* const from_row = x.cols_from(row, shape.n).data;
+    gemm(context, shape, from_row, from_row, product);
+    add_stripe(context, product, n, row, shape.m, scale_there, sum);
+  }
+}
+
+/// Does a product of two columns risk leaving f32's range? Exponents come from the columns' maxima: 2^-e is
+/// roughly the maximum times 2^-22. The CPU kernel's rule.
+bool is_extreme(std::span<const int> exponents) {
+  return std::any_of(exponents.begin(), exponents.end(), [](int e) { return e < -20 || e > 60; });
+}
+
+bool is_aligned(const Matrix& x) {
+  return x.cols % 8 == 0 && x.stride % 8 == 0 && reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0;
+}
+
+}  // namespace
+
+HessianMethod preferred_hessian_method(DType dtype) {
+  return dtype == DType::bf16 ? HessianMethod::fused : HessianMethod::blas;
+}
+
+void accumulate_hessian(CudaContext& context, HessianMethod method, const Matrix& x,
+                        std::span<const int> exponents, std::int64_t* sum) {
+  GPTQ_EXPECT(static_cast<std::int64_t>(exponents.size()) == x.cols);
+  GPTQ_EXPECT(x.dtype == DType::bf16 || (x.dtype == DType::f32 && method == HessianMethod::blas));
+  if (x.rows == 0 || x.cols == 0) return;
+
+  // Where a product of two columns could leave f32's range the columns are scaled before it, else (cheaper)
+  // after.
+  Matrix source = x;
+  std::vector<float> scale(exponents.size(), 1.0f);
+  if (is_extreme(exponents)) {
+    source = scaled_copy(context, x, exponents);
+  } else {
+    for (std::size_t c = 0; c < scale.size(); ++c) scale[c] = std::ldexp(1.0f, exponents[c]);
+    if (!is_aligned(x)) source = scaled_copy(context, x, {});
+  }
+  if (method == HessianMethod::fused) {
+    // The padding is columns of zeros that no tile stores: the kernel may count whole pieces of 8.
+    accumulate_fused(context, source, scale, sum);
+  } else {
+    accumulate_stripes(context, source, scale, sum);
+  }
+}
+
+void CudaKernels::accumulate_hessian(const Matrix& x, std::span<const int> exponents, std::int64_t* sum) {
+  cuda::accumulate_hessian(context_, preferred_hessian_method(x.dtype), x, exponents, sum);
+}
+
+}  // namespace gptq::cuda
