@@ -16,9 +16,12 @@
 /// Private to the CUDA plugin.
 namespace gptq::cuda {
 
+class UploadRing;
+class DownloadRing;
+
 /// One GPU as this rank uses it: its streams, library handles and memory. Everything the kernels share; it
 /// outlives them and every buffer. Used by two threads at most: the one that computes, and one that prepares
-/// weights (which uses nothing but weights_stream(), allocate_on() and stage_weights()).
+/// weights (which uses nothing but weights_stream(), allocate_on(), allocate_host() and stage_weights()).
 class CudaContext {
  public:
   /// device: CUDA's number in this process. Throws DeviceError if it is absent, too old (below compute
@@ -48,7 +51,7 @@ class CudaContext {
   cusolverDnHandle_t solver() const { return solver_; }  ///< on stream()
 
   /// Device memory in stream order: valid for work put into `stream` from now on. Given back in the order of
-  /// stream(). Throws DeviceError with wanted, free and total bytes.
+  /// stream(). Throws DeviceError with wanted, free and total bytes. From any thread.
   DeviceBuffer allocate_on(cudaStream_t stream, std::size_t bytes);
   DeviceBuffer allocate(std::size_t bytes) { return allocate_on(compute_, bytes); }
   DeviceBuffer allocate_host(std::size_t bytes);  ///< pinned
@@ -61,15 +64,21 @@ class CudaContext {
   void upload(void* to, const void* from_host, std::size_t bytes);
   /// Copies to host memory and waits for stream().
   void download(void* to_host, const void* from, std::size_t bytes);
-  /// As upload, in the order of weights_stream(), from the thread that prepares weights.
+  /// As upload, in the order of weights_stream(). From any thread.
   void stage_weights(void* to, const void* from_host, std::size_t bytes);
 
   std::int64_t total_bytes() const;
+  /// What could still be allocated: free on the device, or kept by this context's pool and unused.
   std::int64_t free_bytes() const;
-  std::int64_t peak_bytes() const;  ///< most that this context held
+  /// Most that was allocated here at one time, plus what the libraries took when they started. The driver's
+  /// own share (about 0.5 GiB a process) and what NCCL takes are not in it: CUDA does not tell them.
+  std::int64_t peak_bytes() const;
 
  private:
-  struct Stager;
+  void check_device() const;
+  void give_back() noexcept;
+  bool is_pinned(const void* memory, std::size_t bytes) const;
+  void free_host(std::byte* memory) noexcept;
 
   int device_;
   cudaDeviceProp properties_{};
@@ -77,11 +86,13 @@ class CudaContext {
   cublasLtHandle_t blas_ = nullptr;
   cusolverDnHandle_t solver_ = nullptr;
   cudaMemPool_t pool_ = nullptr;
+  std::int64_t library_bytes_ = 0;  ///< what the libraries' handles took of the device, past the pool
   DeviceBuffer blas_workspace_;
   std::map<int, DeviceBuffer> scratch_;
-  std::unique_ptr<Stager> upload_stager_, weights_stager_;  ///< rings of pinned memory
+  std::unique_ptr<UploadRing> uploads_, weight_uploads_;
+  std::unique_ptr<DownloadRing> downloads_;
   mutable std::mutex memory_mutex_;
-  std::int64_t pinned_bytes_ = 0;
+  std::map<const std::byte*, std::size_t> pinned_;  ///< what allocate_host gave and nobody gave back
 };
 
 /// Slots of CudaContext::scratch, one purpose each.

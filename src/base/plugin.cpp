@@ -5,53 +5,68 @@
 
 #include <cstdlib>
 #include <filesystem>
-#include <system_error>
+#include <vector>
 
 namespace gptq {
 namespace {
 
 namespace fs = std::filesystem;
 
-fs::path program_folder() {
+std::vector<fs::path> places(const std::string& file) {
   std::error_code error;
-  return fs::read_symlink("/proc/self/exe", error).parent_path();
+  const fs::path program = fs::read_symlink("/proc/self/exe", error).parent_path();
+  return {program / file, program.parent_path() / file, program.parent_path() / "lib" / "gptq-hpc" / file};
+}
+
+/// The plugin's path, or (in `problem`) where it was looked for.
+Plugin find(const std::string& file, const char* path_variable) {
+  if (const char* path = std::getenv(path_variable); path != nullptr && *path != '\0') {
+    if (fs::exists(path)) return {nullptr, path, {}};
+    return {nullptr, path,
+            fmt::format("does not exist (the environment variable {} names it)", path_variable)};
+  }
+  std::string folders;
+  for (const fs::path& place : places(file)) {
+    std::error_code error;
+    if (fs::exists(place, error)) return {nullptr, place.string(), {}};
+    folders += (folders.empty() ? "" : ", ") + place.parent_path().string();
+  }
+  return {nullptr, file,
+          fmt::format(
+              "is missing: it is in none of {}; install it there or name it in the environment variable {}",
+              folders, path_variable)};
 }
 
 }  // namespace
 
-std::string find_plugin(const std::string& file_name, const char* variable) {
-  const char* chosen = std::getenv(variable);
-  if (chosen != nullptr && *chosen != '\0') return chosen;
-  const fs::path folder = program_folder();
-  for (const char* place : {"", "../lib/gptq-hpc", "../lib"}) {
-    const fs::path path = (folder / place / file_name).lexically_normal();
-    std::error_code error;
-    if (fs::is_regular_file(path, error)) return path.string();
-  }
-  return {};
+// CMake defines the macro for this file alone; the plugins get a copy of this file as it was at their build.
+const char* plugin_identity() {
+  return GPTQ_HPC_PLUGIN_IDENTITY;
 }
 
-LoadedPlugin load_plugin(const std::string& file_name, const char* variable) {
-  LoadedPlugin plugin;
-  std::string path = find_plugin(file_name, variable);
-  if (path.empty()) {
-    plugin.problem =
-        fmt::format("{} is neither in {} nor in ../lib/gptq-hpc or ../lib from there, and {} is not set",
-                    file_name, program_folder().string(), variable);
+Plugin load_plugin(const std::string& file, const char* path_variable, const char* entry) {
+  Plugin plugin = find(file, path_variable);
+  if (!plugin.problem.empty()) return plugin;
+  // A path without a slash would be searched for among the system's libraries. Never closed: CUDA's libraries
+  // leave threads and exit handlers behind.
+  void* handle = dlopen(fs::absolute(plugin.path).c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (handle == nullptr) {
+    plugin.problem = fmt::format("cannot be opened: {}", dlerror());
     return plugin;
   }
-  if (path.find('/') == std::string::npos) path = "./" + path;  // a bare name would be searched for elsewhere
-  plugin.handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (plugin.handle == nullptr) {
-    const char* reason = dlerror();
+  const auto identity = reinterpret_cast<const char* (*)()>(dlsym(handle, "gptq_hpc_plugin_identity"));
+  void* function = dlsym(handle, entry);
+  if (identity == nullptr || function == nullptr) {
+    plugin.problem = fmt::format("is no such plugin of gptq-hpc ({} is not in it)",
+                                 identity == nullptr ? "gptq_hpc_plugin_identity" : entry);
+  } else if (const std::string theirs = identity(); theirs != plugin_identity()) {
     plugin.problem =
-        fmt::format("{} cannot be loaded: {}", path, reason == nullptr ? "no reason given" : reason);
+        fmt::format("belongs to another build of gptq-hpc ({}; this program is {}): build both again", theirs,
+                    plugin_identity());
+  } else {
+    plugin.entry = function;
   }
   return plugin;
-}
-
-void* LoadedPlugin::symbol(const char* name) const {
-  return handle == nullptr ? nullptr : dlsym(handle, name);
 }
 
 }  // namespace gptq

@@ -2,23 +2,24 @@
 
 #include <string>
 
+/// Parts of this program that need libraries which a plain node lacks (CUDA's, NCCL) are shared modules,
+/// opened when first needed: the program itself starts everywhere.
 namespace gptq {
 
-/// Where a part of this program lies that is a shared object of its own, because it needs libraries which
-/// many machines lack: the environment variable `variable` names it, else it is looked for beside the
-/// program, then in ../lib/gptq-hpc and ../lib from there. Empty if it is nowhere.
-std::string find_plugin(const std::string& file_name, const char* variable);
+/// What a program and its plugins must agree on: the version and a hash of the headers that both see. Every
+/// plugin exports it as `extern "C" const char* gptq_hpc_plugin_identity()`.
+const char* plugin_identity();
 
-/// A plugin that was loaded, or why it was not. It stays loaded until the process ends: code and objects of
-/// it may live until then.
-struct LoadedPlugin {
-  void* handle = nullptr;  ///< of dlopen; null if there is a problem
-  std::string problem;     ///< one sentence naming the file; empty if there is none
-
-  void* symbol(const char* name) const;  ///< null if the plugin has none of this name
+struct Plugin {
+  void* entry = nullptr;  ///< the function asked for; null if anything went wrong
+  std::string path;       ///< the file that was opened, or that should have been
+  std::string problem;  ///< why entry is null, as the beginning of a sentence's rest: "cannot be opened: …"
 };
 
-/// Finds and loads it. Never throws: the caller knows what the plugin is for.
-LoadedPlugin load_plugin(const std::string& file_name, const char* variable);
+/// Opens a plugin (once a process; it stays open) and finds its entry point. Looked for: the file named by
+/// the environment variable `path_variable` if that is set; else `file` beside the program, one folder above
+/// it, and in ../lib/gptq-hpc. A plugin of another build is refused. Does not throw: the caller knows the
+/// fitting Error.
+Plugin load_plugin(const std::string& file, const char* path_variable, const char* entry);
 
 }  // namespace gptq
