@@ -40,11 +40,8 @@ void launch(cudaStream_t stream, void (*kernel)(Parameters...), dim3 grid, dim3 
     GPTQ_CUDA(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                    cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
   }
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.dynamicSmemBytes = shared;
-  config.stream = stream;
+  // Without the members' names: the emulation gives gridDim and blockDim another meaning.
+  const cudaLaunchConfig_t config{grid, block, shared, stream, nullptr, 0};
   GPTQ_CUDA(cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...));
 }
 
