@@ -11,6 +11,9 @@ namespace emulation {
 /// Puts a grid into the configuration's stream. Checks the launch as the runtime does.
 cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, std::function<void()> thread_body);
 
+/// Remembers an error for cudaGetLastError, and returns it.
+cudaError_t note(cudaError_t status);
+
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch_kernel(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                           Arguments&&... arguments) {
