@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "collectives_cases.h"
 #include "comm/mpi_communicator.h"
 #include "mpi_world.h"
@@ -112,6 +113,29 @@ TEST(NcclCollectives, AMissingPluginIsToldOnEveryRank) {
     EXPECT_THAT(error.what(), testing::HasSubstr("rank 0: NCCL cannot be used: ./no/such.so"));
   }
   unsetenv("GPTQ_HPC_NCCL_PLUGIN");
+}
+
+// The plugin beside the program, as built: all ranks on device 0. Without a device, and with one that several
+// ranks would share, it fails on every rank with the same words; a single rank with a device gets its sum.
+TEST(NcclCollectives, ThePluginStartsOrFailsOnAllRanksAlike) {
+  if (std::getenv("GPTQ_HPC_TEST_NCCL") == nullptr) GTEST_SKIP() << "no NCCL plugin was built";
+  setenv("GPTQ_HPC_NCCL_PLUGIN", std::getenv("GPTQ_HPC_TEST_NCCL"), 1);
+  std::string problem;
+  const Stopwatch started;
+  try {
+    const auto collectives = make_nccl_collectives(world(), {.timeout = 60});
+    EXPECT_THAT(collectives->describe(), testing::StartsWith("nccl 2."));
+    collectives->all_reduce_sum(nullptr, 0);
+    collectives->wait();
+  } catch (const CollectiveError& error) {
+    problem = error.what();
+    EXPECT_THAT(problem,
+                testing::AnyOf(testing::HasSubstr("CUDA failed"), testing::HasSubstr("NCCL failed")));
+  }
+  unsetenv("GPTQ_HPC_NCCL_PLUGIN");
+  EXPECT_LT(started.seconds(), 55);
+  const auto problems = world().all_gather(std::as_bytes(std::span(problem)));
+  for (const auto& other : problems) EXPECT_EQ(other, problems.front());
 }
 
 // Messages of more than 2^31 bytes or elements differ from these only in the size of the pieces.
