@@ -7,11 +7,14 @@
 #include <string>
 #include <vector>
 
-#include "kernels/cpu/cpu_kernels.h"
-#include "kernels/cpu/machine.h"
 #include "support/reference_forward.h"
+#include "support/test_backend.h"
 
 namespace gptq {
+
+using test::kViews;
+using test::TestMatrix;
+using test::View;
 
 inline Batch batch_of(const std::vector<std::int64_t>& lengths) {
   Batch batch;
@@ -19,15 +22,11 @@ inline Batch batch_of(const std::vector<std::int64_t>& lengths) {
   return batch;
 }
 
-inline std::string bytes_of(const HostTensor& tensor) {
-  return {reinterpret_cast<const char*>(tensor.storage.data()),
-          static_cast<std::size_t>(tensor.elements()) * size_of(tensor.dtype)};
-}
-
 /// Rows of one sample as a batch of their own.
 inline HostTensor sample_of(const HostTensor& all, const Batch& batch, std::int64_t sample) {
-  const std::int64_t first = batch.offsets[sample];
-  const std::int64_t rows = batch.offsets[sample + 1] - first;
+  const auto s = static_cast<std::size_t>(sample);
+  const std::int64_t first = batch.offsets[s];
+  const std::int64_t rows = batch.offsets[s + 1] - first;
   HostTensor result = make_tensor(all.dtype, {rows, all.shape[1]});
   const Matrix source = all.matrix().rows_from(first, rows);
   std::memcpy(result.storage.data(), source.data,
@@ -35,23 +34,39 @@ inline HostTensor sample_of(const HostTensor& all, const Batch& batch, std::int6
   return result;
 }
 
-/// Every forward suite runs in both compute types; `tolerance` is relative to 1 + |expected|.
-class ForwardKernels : public testing::TestWithParam<DType> {
+/// Every forward suite runs on every backend in both compute types.
+class ForwardKernels : public testing::TestWithParam<test::Place>, protected test::OnBackend {
  protected:
-  void SetUp() override {
-    if (dtype() == DType::bf16 && !machine_has_bf16()) GTEST_SKIP() << "no bf16 products on this machine";
-  }
-  DType dtype() const { return GetParam(); }
-  double tolerance() const { return dtype() == DType::f32 ? 3e-6 : 8e-3; }
+  void SetUp() override { start(GetParam().backend, dtype()); }
 
-  CpuKernels kernels_{2};
+  DType dtype() const { return GetParam().dtype; }
+  bool emulated() const { return test::is_emulated(GetParam().backend); }
+  test::Tolerances tolerances() const { return test::tolerances_of(GetParam().backend, dtype()); }
+
+  HostTensor random(std::int64_t rows, std::int64_t cols, unsigned seed, double scale = 1) const {
+    return reference::to_tensor(reference::random_array(rows, cols, dtype(), seed, scale), dtype());
+  }
+  TestMatrix on_device(const HostTensor& tensor, View view = {}) const { return {backend(), tensor, view}; }
+  TestMatrix poisoned(std::int64_t rows, std::int64_t cols, View view = {}) const {
+    return {backend(), dtype(), rows, cols, view};
+  }
+  void expect_close(const TestMatrix& got, const reference::Array& expected) const {
+    EXPECT_TRUE(got.is_written());
+    EXPECT_LT(reference::largest_difference(got.array(), expected), tolerances().forward);
+  }
 };
 
-inline std::string dtype_name(const testing::TestParamInfo<DType>& info) {
-  return std::string(name_of(info.param));
-}
+#define GPTQ_FORWARD_SUITE(Suite)                                                          \
+  INSTANTIATE_TEST_SUITE_P(Forward, Suite, testing::ValuesIn(::gptq::test::test_places()), \
+                           ::gptq::test::name_of_place)
 
-#define GPTQ_FORWARD_SUITE(Suite) \
-  INSTANTIATE_TEST_SUITE_P(Types, Suite, testing::Values(DType::f32, DType::bf16), dtype_name)
+/// What only the CPU promises: a sample's bits depend neither on threads nor on the rest of its batch.
+class CpuForwardKernels : public ForwardKernels {};
+
+#define GPTQ_CPU_FORWARD_SUITE(Suite)                                                                   \
+  INSTANTIATE_TEST_SUITE_P(                                                                             \
+      Forward, Suite,                                                                                   \
+      testing::Values(::gptq::test::Place{"cpu", DType::f32}, ::gptq::test::Place{"cpu", DType::bf16}), \
+      ::gptq::test::name_of_place)
 
 }  // namespace gptq

@@ -14,27 +14,30 @@ struct LinearCase {
 
 class LinearTest : public ForwardKernels {
  protected:
-  HostTensor run(Kernels& kernels, const Batch& batch, const HostTensor& x, const LinearWeights& weights,
-                 DType out_type, bool accumulate) {
-    HostTensor y = make_tensor(out_type, {batch.rows(), weights.out_features()});
-    std::memset(y.storage.data(), 0, y.storage.size());
+  /// y after y = x·Wᵀ + b, or after adding that to halves.
+  TestMatrix run(Backend& place, const Batch& batch, const Matrix& x, const LinearWeights& weights,
+                 DType out_type, bool accumulate, View view = {}) {
     if (accumulate) {
-      for (std::int64_t i = 0; i < y.elements(); ++i) reinterpret_cast<float*>(y.storage.data())[i] = 0.5f;
+      Array halves(batch.rows(), weights.out_features());
+      halves.values.assign(halves.values.size(), 0.5);
+      TestMatrix y(place, halves, out_type, view);
+      place.kernels().linear(batch, x, weights, y.matrix(), true);
+      return y;
     }
-    kernels.linear(batch, x.matrix(), weights, y.matrix(), accumulate);
+    TestMatrix y(place, out_type, batch.rows(), weights.out_features(), view);
+    place.kernels().linear(batch, x, weights, y.matrix(), false);
     return y;
   }
-};
 
-TEST_P(LinearTest, AgreesWithTheReference) {
-  // Samples shorter and longer than a tile, outputs in one panel and in several, odd sizes.
-  const Batch batch = batch_of({1, 300, 31, 256});
-  for (const auto& [out, in, bias, accumulate] : {LinearCase{48, 32, false, false},
-                                                  {96, 64, true, false},
-                                                  {50, 33, true, true},
-                                                  {64, 200, false, true},
-                                                  {2112, 32, true, false},
-                                                  {2112, 32, false, true}}) {
+  std::unique_ptr<LinearWeights> prepare(Backend& place, const HostTensor& w,
+                                         const std::vector<float>& bias = {}) {
+    return place.kernels().prepare_linear(w.matrix(), bias, dtype());
+  }
+
+  void expect_reference(const Batch& batch, const LinearCase& shape, View view = {}) {
+    const auto& [out, in, bias, accumulate] = shape;
+    SCOPED_TRACE(testing::Message() << out << " x " << in << " bias " << bias << " accumulate " << accumulate
+                                    << " columns before " << view.columns_before);
     const Array x = reference::random_array(batch.rows(), in, dtype(), 1);
     const Array w = reference::random_array(out, in, dtype(), 2, 1 / std::sqrt(static_cast<double>(in)));
     std::vector<float> b;
@@ -42,34 +45,62 @@ TEST_P(LinearTest, AgreesWithTheReference) {
     Array expected = reference::linear(x, w, b);
     for (double& value : expected.values) value += accumulate ? 0.5 : 0.0;
 
-    const auto weights = kernels_.prepare_linear(reference::to_tensor(w, dtype()).matrix(), b, dtype());
+    const auto weights = prepare(backend(), reference::to_tensor(w, dtype()), b);
+    EXPECT_EQ(weights->in_features(), in);
+    EXPECT_EQ(weights->out_features(), out);
     const DType out_type = accumulate ? DType::f32 : dtype();
-    const HostTensor y =
-        run(kernels_, batch, reference::to_tensor(x, dtype()), *weights, out_type, accumulate);
-    EXPECT_LT(reference::largest_difference(reference::from_matrix(y.matrix()), expected), tolerance())
-        << out << " x " << in << " bias " << bias << " accumulate " << accumulate;
+    const TestMatrix input(backend(), x, dtype(), view);
+    expect_close(run(backend(), batch, input.matrix(), *weights, out_type, accumulate, view), expected);
+  }
+};
+
+TEST_P(LinearTest, AgreesWithTheReference) {
+  // Samples shorter and longer than a tile, outputs in one panel and in several, odd sizes.
+  const Batch batch = batch_of({1, 300, 31, 256});
+  for (const LinearCase& shape : {LinearCase{48, 32, false, false},
+                                  {96, 64, true, false},
+                                  {50, 33, true, true},
+                                  {51, 35, true, false},
+                                  {64, 200, false, true},
+                                  {2112, 32, true, false},
+                                  {2112, 32, false, true}}) {
+    expect_reference(batch, shape);
+  }
+}
+
+TEST_P(LinearTest, OddAndSmallestSizes) {
+  for (const LinearCase& shape : {LinearCase{1, 1, true, false},
+                                  {1, 64, false, true},
+                                  {64, 1, true, true},
+                                  {3, 257, false, false},
+                                  {7, 9, true, false},
+                                  {130, 127, false, true}}) {
+    expect_reference(batch_of({1}), shape);
+    expect_reference(batch_of({3, 0, 14}), shape);
   }
 }
 
 TEST_P(LinearTest, ReadsAndWritesPartsOfWiderMatrices) {
-  const Batch batch = batch_of({40, 256});
-  const HostTensor wide =
-      reference::to_tensor(reference::random_array(batch.rows(), 100, dtype(), 4), dtype());
-  const Matrix x = wide.matrix().cols_from(20, 64);
-  const Array w = reference::random_array(48, 64, dtype(), 5);
-  const auto weights = kernels_.prepare_linear(reference::to_tensor(w, dtype()).matrix(), {}, dtype());
-  const HostTensor target = reference::to_tensor(Array(batch.rows(), 80), DType::f32);
-  kernels_.linear(batch, x, *weights, target.matrix().cols_from(16, 48), false);
-
-  const Array expected = reference::linear(reference::from_matrix(x), w, {});
-  const Array got = reference::from_matrix(target.matrix());
-  EXPECT_LT(
-      reference::largest_difference(reference::from_matrix(target.matrix().cols_from(16, 48)), expected),
-      1e-4);
-  for (std::int64_t r = 0; r < got.rows; ++r) {
-    ASSERT_EQ(got.at(r, 15), 0.0);
-    ASSERT_EQ(got.at(r, 64), 0.0);
+  const Batch batch = batch_of({40, 70});
+  for (const View view : kViews) {
+    expect_reference(batch, {48, 64, true, false}, view);
+    expect_reference(batch, {48, 64, false, true}, view);
+    expect_reference(batch, {31, 45, true, false}, view);
+    expect_reference(batch, {31, 45, false, true}, view);
   }
+}
+
+TEST_P(LinearTest, WritesFloatsFromBothTypes) {
+  const Batch batch = batch_of({20, 5});
+  const Array x = reference::random_array(25, 64, dtype(), 4);
+  const Array w = reference::random_array(48, 64, dtype(), 5);
+  const auto weights = prepare(backend(), reference::to_tensor(w, dtype()));
+  const TestMatrix input(backend(), x, dtype());
+  const TestMatrix y = run(backend(), batch, input.matrix(), *weights, DType::f32, false);
+  EXPECT_TRUE(y.is_written());
+  // Products of bf16 are exact in f32: no rounding to the compute type anywhere.
+  EXPECT_LT(reference::largest_difference(y.array(), reference::linear(x, w, {})),
+            test::tolerances_of(GetParam().backend, DType::f32).forward);
 }
 
 TEST_P(LinearTest, TakesWeightsOfAnyFloatingType) {
@@ -77,68 +108,87 @@ TEST_P(LinearTest, TakesWeightsOfAnyFloatingType) {
   const Array x = reference::random_array(5, 32, dtype(), 6);
   for (const DType stored : {DType::f32, DType::f16, DType::bf16}) {
     const Array w = reference::random_array(16, 32, DType::bf16, 7, 0.25);
-    const auto weights = kernels_.prepare_linear(reference::to_tensor(w, stored).matrix(), {}, dtype());
-    const HostTensor y = run(kernels_, batch, reference::to_tensor(x, dtype()), *weights, DType::f32, false);
+    const HostTensor wide = reference::to_tensor(w, stored);
+    const TestMatrix input(backend(), x, dtype());
+    const auto weights = prepare(backend(), wide);
+    const TestMatrix y = run(backend(), batch, input.matrix(), *weights, DType::f32, false);
     const double bound = stored == DType::f16 ? 1e-3 : 1e-5;
-    EXPECT_LT(reference::largest_difference(reference::from_matrix(y.matrix()), reference::linear(x, w, {})),
+    EXPECT_LT(reference::largest_difference(y.array(), reference::linear(x, w, {})), bound);
+
+    const Matrix part = wide.matrix().cols_from(3, 17).rows_from(1, 9);  // host rows with a stride
+    const Array narrow_x = reference::random_array(5, 17, dtype(), 8);
+    const TestMatrix narrow(backend(), narrow_x, dtype());
+    const auto narrow_weights = kernels().prepare_linear(part, {}, dtype());
+    const TestMatrix narrow_y = run(backend(), batch, narrow.matrix(), *narrow_weights, DType::f32, false);
+    EXPECT_LT(reference::largest_difference(narrow_y.array(),
+                                            reference::linear(narrow_x, reference::from_matrix(part), {})),
               bound);
   }
 }
 
-TEST_P(LinearTest, BitsDoNotDependOnThreadsOrOtherSamples) {
-  const Batch batch = batch_of({70, 513, 1});
-  const HostTensor x = reference::to_tensor(reference::random_array(batch.rows(), 576, dtype(), 8), dtype());
-  const HostTensor w = reference::to_tensor(reference::random_array(192, 576, dtype(), 9), dtype());
-  for (const bool accumulate : {false, true}) {
-    const DType out = accumulate ? DType::f32 : dtype();
-    std::vector<std::string> results;
-    for (const int threads : {1, 2, 3}) {
-      CpuKernels kernels(threads);
-      results.push_back(bytes_of(
-          run(kernels, batch, x, *kernels.prepare_linear(w.matrix(), {}, dtype()), out, accumulate)));
+TEST_P(LinearTest, OfNoRowsIsNoWork) {
+  const auto weights = prepare(backend(), random(16, 8, 9));
+  for (const Batch& batch : {batch_of({}), batch_of({0, 0})}) {
+    const TestMatrix x = poisoned(0, 8);
+    const TestMatrix y = run(backend(), batch, x.matrix(), *weights, dtype(), false);
+    EXPECT_TRUE(y.is_written());
+  }
+}
+
+TEST_P(LinearTest, TheSameBatchGivesTheSameBits) {
+  // 33 columns: rows begin at any multiple of the element's size, wherever the batch lies.
+  for (const std::int64_t in : {64, 33}) {
+    const Batch batch = batch_of({70, 130, 1});
+    const HostTensor x = random(batch.rows(), in, 8);
+    const HostTensor w = random(192, in, 9);
+    for (const bool accumulate : {false, true}) {
+      const DType out = accumulate ? DType::f32 : dtype();
+      const auto weights = prepare(backend(), w);
+      const TestMatrix input = on_device(x);
+      const std::string first = run(backend(), batch, input.matrix(), *weights, out, accumulate).bytes();
+      for (const std::int64_t rows_before : {0, 1, 5}) {
+        const View view{0, 0, rows_before};
+        const TestMatrix elsewhere = on_device(x, view);
+        run(backend(), batch_of({7}), elsewhere.matrix().rows_from(3, 7), *weights, out, accumulate);
+        EXPECT_EQ(run(backend(), batch, elsewhere.matrix(), *weights, out, accumulate, view).bytes(), first)
+            << in << " columns, " << rows_before << " rows before the batch";
+      }
+      const auto fresh = test::make_test_backend(GetParam().backend);
+      const TestMatrix copy(*fresh, x);
+      const auto again = prepare(*fresh, w);
+      EXPECT_EQ(run(*fresh, batch, copy.matrix(), *again, out, accumulate).bytes(), first);
     }
-    EXPECT_EQ(results[0], results[1]);
-    EXPECT_EQ(results[0], results[2]);
-    std::string alone;
-    const auto weights = kernels_.prepare_linear(w.matrix(), {}, dtype());
-    for (std::int64_t s = 0; s < batch.samples(); ++s) {
-      const HostTensor part = sample_of(x, batch, s);
-      alone += bytes_of(run(kernels_, batch_of({part.shape[0]}), part, *weights, out, accumulate));
-    }
-    EXPECT_EQ(results[0], alone);
   }
 }
 
 GPTQ_FORWARD_SUITE(LinearTest);
 
-class CrossEntropyTest : public ForwardKernels {};
+class CpuLinearTest : public LinearTest {};
 
-TEST_P(CrossEntropyTest, AgreesWithTheReference) {
-  const Batch batch = batch_of({3, 140});
-  const Array x = reference::random_array(batch.rows(), 32, dtype(), 1);
-  for (const std::int64_t vocabulary : {80, 2500}) {
-    const Array head = reference::random_array(vocabulary, 32, dtype(), 2);
-    std::vector<std::int32_t> targets;
-    for (std::int64_t r = 0; r < batch.rows(); ++r)
-      targets.push_back(static_cast<std::int32_t>(r * 37 % vocabulary));
-    targets[2] = -1;
-    targets.back() = static_cast<std::int32_t>(vocabulary - 1);
-    const auto weights = kernels_.prepare_linear(reference::to_tensor(head, dtype()).matrix(), {}, dtype());
-    std::vector<double> losses(targets.size());
-    kernels_.cross_entropy(batch, reference::to_tensor(x, dtype()).matrix(), *weights, targets, losses);
-
-    const std::vector<double> expected = reference::cross_entropy(reference::linear(x, head, {}), targets);
-    for (std::size_t r = 0; r < losses.size(); ++r) EXPECT_NEAR(losses[r], expected[r], 1e-4) << "row " << r;
-    EXPECT_EQ(losses[2], 0.0);
-
-    CpuKernels other(3);
-    std::vector<double> again(targets.size());
-    other.cross_entropy(batch, reference::to_tensor(x, dtype()).matrix(), *weights, targets, again);
-    EXPECT_EQ(losses, again);
+TEST_P(CpuLinearTest, BitsDoNotDependOnThreadsOrOtherSamples) {
+  const Batch batch = batch_of({70, 513, 1});
+  const HostTensor x = random(batch.rows(), 576, 8);
+  const HostTensor w = random(192, 576, 9);
+  for (const bool accumulate : {false, true}) {
+    const DType out = accumulate ? DType::f32 : dtype();
+    std::vector<std::string> results;
+    for (const int threads : {1, 2, 3}) {
+      const auto place = test::make_test_backend("cpu", threads);
+      results.push_back(run(*place, batch, x.matrix(), *prepare(*place, w), out, accumulate).bytes());
+    }
+    EXPECT_EQ(results[0], results[1]);
+    EXPECT_EQ(results[0], results[2]);
+    std::string alone;
+    const auto weights = prepare(backend(), w);
+    for (std::int64_t s = 0; s < batch.samples(); ++s) {
+      const HostTensor part = sample_of(x, batch, s);
+      alone += run(backend(), batch_of({part.shape[0]}), part.matrix(), *weights, out, accumulate).bytes();
+    }
+    EXPECT_EQ(results[0], alone);
   }
 }
 
-GPTQ_FORWARD_SUITE(CrossEntropyTest);
+GPTQ_CPU_FORWARD_SUITE(CpuLinearTest);
 
 }  // namespace
 }  // namespace gptq

@@ -3,172 +3,230 @@
 #include <cmath>
 #include <random>
 
-#include "backend/backend.h"
 #include "base/error.h"
 #include "quant/hessian.h"
 #include "support/reference_quant.h"
+#include "support/test_backend.h"
 
 namespace gptq {
 namespace {
 
-/// x (rows, n) in both types; the values are those of bf16.
-struct Inputs {
-  std::int64_t rows, n;
-  std::vector<float> floats;
-  std::vector<bf16> halves;
+using reference::Array;
+using test::kViews;
+using test::TestMatrix;
+using test::View;
 
-  Inputs(std::int64_t r, std::int64_t c, unsigned seed) : rows(r), n(c) {
-    std::mt19937 generator(seed);
-    std::normal_distribution<float> normal;
-    for (std::int64_t k = 0; k < r * c; ++k) {
-      halves.push_back(to_bf16(normal(generator) * std::exp2(static_cast<float>(k % c % 7) - 3.0f)));
-      floats.push_back(to_float(halves.back()));
-    }
-  }
-  Matrix matrix(DType dtype) {
-    return {dtype == DType::f32 ? static_cast<void*>(floats.data()) : static_cast<void*>(halves.data()),
-            dtype, rows, n, n};
-  }
-};
-
-std::vector<DType> types_of(Backend& backend) {
-  return backend.fast_bf16() ? std::vector<DType>{DType::f32, DType::bf16} : std::vector<DType>{DType::f32};
+/// Values of bf16 with columns of unlike magnitudes.
+Array inputs(std::int64_t rows, std::int64_t n, unsigned seed) {
+  Array x = reference::random_array(rows, n, DType::bf16, seed);
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t c = 0; c < n; ++c) x.at(r, c) *= std::exp2(static_cast<double>(c % 7) - 3);
+  return x;
 }
 
-HessianSum start(Backend& backend, const Matrix& x) {
-  std::vector<float> maximum(static_cast<std::size_t>(x.cols), 0.0f);
-  backend.kernels().column_max(x, maximum);
-  return make_hessian_sum(maximum, x.rows);
+std::vector<float> column_max(Backend& backend, const Matrix& x, std::vector<float> start) {
+  const DeviceBuffer maximum = test::upload(backend, start);
+  backend.kernels().column_max(x, maximum.as<float>());
+  return test::download<float>(backend, maximum, start.size());
 }
 
-void add(Backend& backend, const Matrix& x, HessianSum& sum) {
-  backend.kernels().accumulate_hessian(x, sum.exponents, sum.panels.data());
+HessianSum start_sum(Backend& backend, const Matrix& x) {
+  return make_hessian_sum(
+      backend, column_max(backend, x, std::vector<float>(static_cast<std::size_t>(x.cols), 0.0f)), x.rows);
+}
+
+void add(Backend& backend, const Matrix& x, const HessianSum& sum) {
+  backend.kernels().accumulate_hessian(x, sum.exponents, sum.values());
 }
 
 /// Largest |h - expected| in units of sqrt(h_ii h_jj).
-double distance(const std::vector<double>& h, const reference::Dense& expected) {
+double distance(const std::vector<double>& h, const Array& x) {
+  reference::Dense dense(x.rows, x.cols);
+  dense.values = x.values;
+  const reference::Dense expected = reference::hessian(dense);
   double largest = 0;
   for (std::int64_t i = 0; i < expected.rows; ++i) {
     for (std::int64_t j = 0; j < expected.rows; ++j) {
       const double scale = std::sqrt(expected.at(i, i) * expected.at(j, j));
-      if (scale == 0) continue;
-      largest = std::max(
-          largest, std::abs(h[static_cast<std::size_t>(i * expected.rows + j)] - expected.at(i, j)) / scale);
+      const double difference = h[static_cast<std::size_t>(i * expected.rows + j)] - expected.at(i, j);
+      if (scale > 0 && !(std::abs(difference) / scale <= largest)) largest = std::abs(difference) / scale;
     }
   }
   return largest;
 }
 
-reference::Dense exact_hessian(const Inputs& inputs) {
-  reference::Dense x(inputs.rows, inputs.n);
-  x.values.assign(inputs.floats.begin(), inputs.floats.end());
-  return reference::hessian(x);
+/// The part of the panels that means something, row by row.
+std::vector<std::int64_t> upper_triangle(Backend& backend, const HessianSum& sum) {
+  const std::vector<std::int64_t> panels = test::panels_of(backend, sum);
+  std::vector<std::int64_t> result;
+  for (std::int64_t i = 0; i < sum.n; ++i)
+    for (std::int64_t j = i; j < sum.n; ++j)
+      result.push_back(panels[static_cast<std::size_t>(TriangularPanels::index(sum.n, i, j))]);
+  return result;
 }
 
-TEST(HessianSum, AgreesWithDoublePrecision) {
-  const auto backend = make_backend({"cpu", 2});
-  // One panel, a panel's edge, several panels and column tiles; rows below, at and between multiples of 256.
-  for (const auto& [rows, n] :
-       std::vector<std::pair<std::int64_t, std::int64_t>>{{1, 5}, {256, 192}, {300, 193}, {77, 460}}) {
-    Inputs inputs(rows, n, 1);
-    for (const DType dtype : types_of(*backend)) {
-      HessianSum sum = start(*backend, inputs.matrix(dtype));
-      add(*backend, inputs.matrix(dtype), sum);
-      EXPECT_LT(distance(to_hessian(sum), exact_hessian(inputs)), 2e-6)
-          << rows << "x" << n << " " << name_of(dtype);
+class HessianSumTest : public testing::TestWithParam<test::Place>, protected test::OnBackend {
+ protected:
+  void SetUp() override { start(GetParam().backend, dtype()); }
+  DType dtype() const { return GetParam().dtype; }
+  TestMatrix on_device(const Array& x, View view = {}) const { return {backend(), x, dtype(), view}; }
+  HessianSum sum_of(const Matrix& x) const {
+    HessianSum sum = start_sum(backend(), x);
+    add(backend(), x, sum);
+    return sum;
+  }
+};
+
+TEST_P(HessianSumTest, AgreesWithDoublePrecision) {
+  // One panel, a panel's edge, several panels and tiles; rows below, at and between multiples of 256.
+  for (const auto& [rows, n] : std::vector<std::pair<std::int64_t, std::int64_t>>{
+           {1, 1}, {1, 5}, {31, 64}, {33, 127}, {64, 128}, {65, 129}, {256, 192}, {300, 193}, {77, 460}}) {
+    const Array x = inputs(rows, n, 1);
+    const HessianSum sum = sum_of(on_device(x).matrix());
+    EXPECT_LT(distance(to_hessian(backend(), sum), x), test::tolerances_of(GetParam().backend).hessian)
+        << rows << "x" << n;
+  }
+}
+
+TEST_P(HessianSumTest, SmallIntegersAreExact) {
+  // Products and sums below 2^24 are exact in single precision, whatever their order.
+  Array x(500, 200);
+  std::mt19937 generator(9);
+  for (double& value : x.values) value = static_cast<double>(generator() % 15) - 7;
+  for (std::int64_t c = 0; c < 200; ++c) x.at(0, c) = 7;  // the same exponent for all columns
+  const HessianSum sum = sum_of(on_device(x).matrix());
+  const std::vector<std::int64_t> panels = test::panels_of(backend(), sum);
+  for (std::int64_t i = 0; i < 200; ++i) {
+    for (std::int64_t j = i; j < 200; ++j) {
+      double product = 0;
+      for (std::int64_t r = 0; r < 500; ++r) product += x.at(r, i) * x.at(r, j);
+      ASSERT_EQ(panels[static_cast<std::size_t>(TriangularPanels::index(200, i, j))],
+                static_cast<std::int64_t>(std::ldexp(product, 2 * sum.exponents[0])))
+          << i << ", " << j;
     }
   }
 }
 
-TEST(HessianSum, ChunksMayComeInAnyOrderFromAnyRank) {
-  const auto backend = make_backend({"cpu", 1});
-  Inputs inputs(700, 250, 2);
+TEST_P(HessianSumTest, ChunksMayComeInAnyOrderFromAnyRank) {
+  const std::int64_t n = 250;
+  const TestMatrix x = on_device(inputs(700, n, 2));
   const std::vector<std::int64_t> chunks{0, 100, 356, 356, 500, 700};  // one of them empty
-  for (const DType dtype : types_of(*backend)) {
-    const Matrix x = inputs.matrix(dtype);
-    HessianSum forward = start(*backend, x);
-    HessianSum first_rank = forward, second_rank = forward;
-    for (std::size_t c = 0; c + 1 < chunks.size(); ++c)
-      add(*backend, x.rows_from(chunks[c], chunks[c + 1] - chunks[c]), forward);
-    for (std::size_t c = chunks.size() - 1; c-- > 0;)
-      add(*backend, x.rows_from(chunks[c], chunks[c + 1] - chunks[c]), c % 2 == 0 ? first_rank : second_rank);
-    for (std::size_t k = 0; k < forward.panels.size(); ++k)
-      ASSERT_EQ(forward.panels[k], first_rank.panels[k] + second_rank.panels[k]);
-  }
+  const HessianSum forward = start_sum(backend(), x.matrix());
+  const HessianSum ranks[2] = {start_sum(backend(), x.matrix()), start_sum(backend(), x.matrix())};
+  const auto chunk = [&](std::size_t c) {
+    return x.matrix().rows_from(chunks[c], chunks[c + 1] - chunks[c]);
+  };
+  for (std::size_t c = 0; c + 1 < chunks.size(); ++c) add(backend(), chunk(c), forward);
+  for (std::size_t c = chunks.size() - 1; c-- > 0;) add(backend(), chunk(c), ranks[c % 2]);
+  const auto expected = upper_triangle(backend(), forward);
+  const auto first = upper_triangle(backend(), ranks[0]), second = upper_triangle(backend(), ranks[1]);
+  for (std::size_t k = 0; k < expected.size(); ++k) ASSERT_EQ(expected[k], first[k] + second[k]);
 }
 
-TEST(HessianSum, AnyNumberOfThreadsGivesTheSameBits) {
-  Inputs inputs(513, 800, 3);
-  const auto one = make_backend({"cpu", 1});
-  for (const DType dtype : types_of(*one)) {
-    HessianSum expected = start(*one, inputs.matrix(dtype));
-    add(*one, inputs.matrix(dtype), expected);
-    for (const int threads : {2, 3}) {
-      const auto many = make_backend({"cpu", threads});
-      HessianSum sum = start(*many, inputs.matrix(dtype));
+TEST_P(HessianSumTest, TheSameChunkGivesTheSameBits) {
+  for (const std::int64_t n : {128, 131}) {
+    const Array x = inputs(260, n, 3);
+    const HessianSum expected = sum_of(on_device(x).matrix());
+    const auto panels = test::panels_of(backend(), expected);
+    sum_of(on_device(inputs(17, 300, 4)).matrix());
+    for (const View view : {View{0, 0, 1}, kViews[1], kViews[2]}) {
+      const TestMatrix elsewhere = on_device(x, view);
+      const HessianSum sum = sum_of(elsewhere.matrix());
       EXPECT_EQ(sum.exponents, expected.exponents);
-      add(*many, inputs.matrix(dtype), sum);
-      EXPECT_EQ(sum.panels, expected.panels) << threads << " threads";
+      EXPECT_EQ(upper_triangle(backend(), sum), upper_triangle(backend(), expected)) << n << " columns";
     }
+    const auto fresh = test::make_test_backend(GetParam().backend, 3);
+    const TestMatrix copy(*fresh, x, dtype());
+    const HessianSum sum = start_sum(*fresh, copy.matrix());
+    add(*fresh, copy.matrix(), sum);
+    EXPECT_EQ(test::panels_of(*fresh, sum), panels);
   }
 }
 
-TEST(HessianSum, ReadsAPartOfWiderRows) {
-  const auto backend = make_backend({"cpu", 2});
-  Inputs inputs(40, 64, 4);
-  std::vector<float> packed;
-  for (std::int64_t r = 0; r < 40; ++r)
-    packed.insert(packed.end(), inputs.floats.begin() + r * 64 + 8, inputs.floats.begin() + r * 64 + 38);
-  const Matrix narrow{packed.data(), DType::f32, 40, 30, 30};
-  HessianSum expected = start(*backend, narrow);
-  HessianSum sum = start(*backend, inputs.matrix(DType::f32).cols_from(8, 30));
-  add(*backend, narrow, expected);
-  add(*backend, inputs.matrix(DType::f32).cols_from(8, 30), sum);
-  EXPECT_EQ(sum.exponents, expected.exponents);
-  EXPECT_EQ(sum.panels, expected.panels);
-}
-
-TEST(HessianSum, ExtremeColumnsStayExact) {
-  const auto backend = make_backend({"cpu", 1});
-  Inputs inputs(300, 40, 5);
+TEST_P(HessianSumTest, ExtremeColumnsStayExact) {
+  Array x = inputs(300, 40, 5);
   for (std::int64_t r = 0; r < 300; ++r) {
     for (std::int64_t c = 0; c < 40; ++c) {
-      float& x = inputs.floats[static_cast<std::size_t>(r * 40 + c)];
-      const float factor = c == 0 ? 1e-30f : c == 1 ? 1e30f : c == 2 ? 0.0f : 1.0f;
-      x = to_float(to_bf16(x * factor));
-      if (c == 3 && r == 17) x = 65536.0f;
-      inputs.halves[static_cast<std::size_t>(r * 40 + c)] = to_bf16(x);
+      const double factor = c == 0 ? 1e-30 : c == 1 ? 1e30 : c == 2 ? 0.0 : 1.0;
+      x.at(r, c) = to_float(to_bf16(static_cast<float>(x.at(r, c) * factor)));
+      if (c == 3 && r == 17) x.at(r, c) = 65536;
     }
   }
-  for (const DType dtype : types_of(*backend)) {
-    HessianSum sum = start(*backend, inputs.matrix(dtype));
-    add(*backend, inputs.matrix(dtype), sum);
-    const std::vector<double> h = to_hessian(sum);
-    EXPECT_LT(distance(h, exact_hessian(inputs)), 1e-5) << name_of(dtype);
-    EXPECT_EQ(h[2 * 40 + 2], 0);
-    EXPECT_EQ(h[2 * 40 + 5], 0);
+  const HessianSum sum = sum_of(on_device(x).matrix());
+  const std::vector<double> h = to_hessian(backend(), sum);
+  EXPECT_LT(distance(h, x), 1e-5);
+  EXPECT_EQ(h[2 * 40 + 2], 0);
+  EXPECT_EQ(h[2 * 40 + 5], 0);
+}
+
+TEST_P(HessianSumTest, TheDiagonalIsThatOfTheHessian) {
+  const HessianSum sum = sum_of(on_device(inputs(50, 400, 6)).matrix());
+  std::vector<double> diagonal(400, NAN);
+  backend().kernels().hessian_diagonal(sum.values(), sum.exponents, sum.scale(), diagonal);
+  const std::vector<double> h = to_hessian(backend(), sum);
+  for (std::size_t c = 0; c < 400; ++c) EXPECT_DOUBLE_EQ(diagonal[c], h[c * 400 + c]);
+}
+
+TEST_P(HessianSumTest, ColumnMaxFindsTheLargestMagnitudeAndNan) {
+  for (const std::int64_t n : {1, 33, 600}) {
+    for (const View view : kViews) {
+      Array x = inputs(33, n, 6);
+      std::vector<float> expected(static_cast<std::size_t>(n), 0.25f);
+      for (std::size_t k = 0; k < x.values.size(); ++k) {
+        float& largest = expected[k % expected.size()];
+        largest = std::max(largest, static_cast<float>(std::abs(x.values[k])));
+      }
+      const std::vector<float> quarter(static_cast<std::size_t>(n), 0.25f);
+      EXPECT_EQ(column_max(backend(), on_device(x, view).matrix(), quarter), expected);
+
+      x.at(5, n / 2) = -NAN;
+      const auto maximum = column_max(backend(), on_device(x, view).matrix(), quarter);
+      for (std::int64_t c = 0; c < n; ++c)
+        EXPECT_EQ(std::isnan(maximum[static_cast<std::size_t>(c)]), c == n / 2) << "column " << c;
+      EXPECT_THROW(make_hessian_sum(backend(), maximum, 33), NumericalError);
+    }
   }
 }
 
-TEST(ColumnMax, FindsTheLargestMagnitudeAndNan) {
-  const auto backend = make_backend({"cpu", 3});
-  Inputs inputs(33, 600, 6);
-  for (const DType dtype : types_of(*backend)) {
-    std::vector<float> maximum(600, 0.25f), expected(600, 0.25f);
-    for (std::int64_t k = 0; k < 33 * 600; ++k) {
-      float& largest = expected[static_cast<std::size_t>(k % 600)];
-      largest = std::max(largest, std::abs(inputs.floats[static_cast<std::size_t>(k)]));
-    }
-    backend->kernels().column_max(inputs.matrix(dtype), maximum);
-    EXPECT_EQ(maximum, expected);
-  }
-  inputs.floats[5 * 600 + 7] = -std::nanf("");
-  std::vector<float> maximum(600, 0.0f);
-  backend->kernels().column_max(inputs.matrix(DType::f32), maximum);
-  EXPECT_TRUE(std::isnan(maximum[7]));
-  EXPECT_FALSE(std::isnan(maximum[8]));
-  EXPECT_THROW(make_hessian_sum(maximum, 33), NumericalError);
+TEST_P(HessianSumTest, ColumnMaxOfManyRowsAndOfNone) {
+  Array x(5000, 3);
+  x.at(4999, 0) = -2;
+  x.at(0, 1) = INFINITY;
+  x.at(2500, 2) = 1e-45;
+  const auto maximum = column_max(backend(), on_device(x).matrix(), {0, 0, 0});
+  EXPECT_EQ(maximum[0], 2.0f);
+  EXPECT_EQ(maximum[1], INFINITY);
+  EXPECT_EQ(maximum[2], dtype() == DType::f32 ? 1e-45f : 0.0f);
+  EXPECT_EQ(column_max(backend(), TestMatrix(backend(), dtype(), 0, 3).matrix(), {1, 0, 3}),
+            (std::vector<float>{1, 0, 3}));
 }
+
+TEST_P(HessianSumTest, NaNFromEarlierRowsStays) {
+  EXPECT_TRUE(std::isnan(column_max(backend(), on_device(inputs(3, 2, 1)).matrix(), {NAN, 0})[0]));
+}
+
+INSTANTIATE_TEST_SUITE_P(Hessian, HessianSumTest, testing::ValuesIn(test::test_places()),
+                         test::name_of_place);
+
+class CpuHessianSumTest : public HessianSumTest {};
+
+TEST_P(CpuHessianSumTest, AnyNumberOfThreadsGivesTheSameBits) {
+  const TestMatrix x = on_device(inputs(513, 800, 3));
+  const auto one = test::make_test_backend("cpu", 1);
+  const HessianSum expected = start_sum(*one, x.matrix());
+  add(*one, x.matrix(), expected);
+  for (const int threads : {2, 3}) {
+    const auto many = test::make_test_backend("cpu", threads);
+    const HessianSum sum = start_sum(*many, x.matrix());
+    EXPECT_EQ(sum.exponents, expected.exponents);
+    add(*many, x.matrix(), sum);
+    EXPECT_EQ(test::panels_of(*many, sum), test::panels_of(*one, expected)) << threads << " threads";
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Hessian, CpuHessianSumTest,
+                         testing::Values(test::Place{"cpu", DType::f32}, test::Place{"cpu", DType::bf16}),
+                         test::name_of_place);
 
 }  // namespace
 }  // namespace gptq

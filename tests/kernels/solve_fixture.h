@@ -8,6 +8,7 @@
 #include "quant/factor.h"
 #include "quant/recipe.h"
 #include "support/reference_quant.h"
+#include "support/test_backend.h"
 
 /// Random layers and a short way through factor and solve.
 namespace gptq::solve_test {
@@ -35,40 +36,60 @@ inline Layer make_layer(std::int64_t rows, std::int64_t n, unsigned seed) {
   return layer;
 }
 
-inline std::vector<float> as_floats(const reference::Dense& dense) {
-  return {dense.values.begin(), dense.values.end()};
+inline HostTensor as_tensor(const reference::Dense& dense) {
+  HostTensor tensor = make_tensor(DType::f32, {dense.rows, dense.cols});
+  std::copy(dense.values.begin(), dense.values.end(), reinterpret_cast<float*>(tensor.storage.data()));
+  return tensor;
+}
+
+inline StageFactor factor(Backend& backend, const Layer& layer, const QuantizationSection& section) {
+  const std::int64_t n = layer.weight.cols;
+  return factor_hessian(backend, test::hessian_sum_from(backend, layer.hessian.values, n), section);
+}
+
+/// The parts' rows with what factor() gave.
+inline QuantizedRows solve_parts(Backend& backend, std::span<const Matrix> parts, const StageFactor& factor,
+                                 const QuantizationSection& section) {
+  return backend.kernels().solve_rows(parts, factor.columns, factor.factor(), factor.damping,
+                                      Recipe(section).solve_options());
+}
+
+/// Rows [first, first + count) of the layer.
+inline QuantizedRows solve_rows(Backend& backend, const Layer& layer, const StageFactor& factor,
+                                const QuantizationSection& section, std::int64_t first, std::int64_t count) {
+  const HostTensor weight = as_tensor(layer.weight);
+  const Matrix part = weight.matrix().rows_from(first, count);
+  return solve_parts(backend, {&part, 1}, factor, section);
+}
+
+inline QuantizedRows round_to_nearest(Backend& backend, const Layer& layer, const SolveColumns& columns,
+                                      const QuantizationSection& section) {
+  const HostTensor weight = as_tensor(layer.weight);
+  const Matrix part = weight.matrix();
+  return backend.kernels().solve_rows({&part, 1}, columns, nullptr, 0, Recipe(section).solve_options());
 }
 
 struct Solved {
   StageFactor factor;
   QuantizedRows rows;
 };
-
-/// Rows [first, first + count) of the layer.
-inline Solved solve(Backend& backend, const Layer& layer, const QuantizationSection& section,
-                    std::int64_t first = 0, std::int64_t count = -1) {
-  const std::int64_t n = layer.weight.cols;
+inline Solved solve(Backend& backend, const Layer& layer, const QuantizationSection& section) {
   Solved solved;
-  solved.factor = factor_hessian(backend.kernels(), layer.hessian.values, n, section);
-  std::vector<float> w = as_floats(layer.weight);
-  const Matrix all{w.data(), DType::f32, layer.weight.rows, n, n};
-  const Matrix part = all.rows_from(first, count < 0 ? layer.weight.rows - first : count);
-  solved.rows = backend.kernels().solve_rows(part, solved.factor.columns, solved.factor.r,
-                                             solved.factor.damping, Recipe(section).solve_options());
+  solved.factor = factor(backend, layer, section);
+  solved.rows = solve_rows(backend, layer, solved.factor, section, 0, layer.weight.rows);
   return solved;
 }
 
 /// W - Q, taken from the codes, scales and zeros as a loader would see them.
-inline reference::Dense difference(const Layer& layer, const Solved& solved) {
-  const SolveColumns& columns = solved.factor.columns;
+inline reference::Dense difference(const Layer& layer, const SolveColumns& columns,
+                                   const QuantizedRows& rows) {
   reference::Dense d = layer.weight;
   for (std::int64_t row = 0; row < d.rows; ++row) {
     for (std::int64_t c = 0; c < d.cols; ++c) {
       const auto place =
           static_cast<std::size_t>(row * columns.groups + columns.group_of[static_cast<std::size_t>(c)]);
-      const int code = solved.rows.codes[static_cast<std::size_t>(row * d.cols + c)];
-      d.at(row, c) -=
-          static_cast<double>(to_float(solved.rows.scales[place])) * (code - solved.rows.zeros[place]);
+      const int code = rows.codes[static_cast<std::size_t>(row * d.cols + c)];
+      d.at(row, c) -= static_cast<double>(to_float(rows.scales[place])) * (code - rows.zeros[place]);
     }
   }
   return d;
@@ -76,17 +97,31 @@ inline reference::Dense difference(const Layer& layer, const Solved& solved) {
 
 inline bool same_bits(const QuantizedRows& a, const QuantizedRows& b) {
   const auto same_scales = [&] {
-    for (std::size_t k = 0; k < a.scales.size(); ++k)
+    for (std::size_t k = 0; k < a.scales.size() && k < b.scales.size(); ++k)
       if (a.scales[k].bits != b.scales[k].bits) return false;
     return a.scales.size() == b.scales.size();
   };
-  return a.codes == b.codes && a.zeros == b.zeros && same_scales() && a.solve_loss == b.solve_loss &&
-         a.output_error == b.output_error && a.output_norm == b.output_norm &&
+  return a.rows == b.rows && a.codes == b.codes && a.zeros == b.zeros && same_scales() &&
+         a.solve_loss == b.solve_loss && a.output_error == b.output_error && a.output_norm == b.output_norm &&
          a.weight_error == b.weight_error && a.weight_norm == b.weight_norm;
 }
 
-inline std::unique_ptr<Backend> backend(int threads) {
-  return make_backend({"cpu", threads});
+/// Rows [first, first + count) of `rows`, as one object.
+inline QuantizedRows slice(const QuantizedRows& rows, const SolveColumns& columns, std::int64_t first,
+                           std::int64_t count) {
+  const auto cut = [&](const auto& values, std::int64_t width) {
+    const auto begin = values.begin() + first * width;
+    return std::decay_t<decltype(values)>(begin, begin + count * width);
+  };
+  return {count,
+          cut(rows.codes, columns.n),
+          cut(rows.scales, columns.groups),
+          cut(rows.zeros, columns.groups),
+          cut(rows.solve_loss, 1),
+          cut(rows.output_error, 1),
+          cut(rows.output_norm, 1),
+          cut(rows.weight_error, 1),
+          cut(rows.weight_norm, 1)};
 }
 
 struct OrderMode {
@@ -110,6 +145,14 @@ inline QuantizationSection section_of(int bits, std::int64_t group_size, bool sy
   section.static_groups = mode.static_groups;
   section.scale_search = search;
   return section;
+}
+
+/// One of every kind, for laws that hold for all.
+inline std::vector<QuantizationSection> unlike_sections() {
+  return {section_of(4, 128, true, kOrderModes[2], "weighted"),
+          section_of(4, 64, false, kOrderModes[1], "weighted"),
+          section_of(3, 150, false, kOrderModes[0], "mse"), section_of(4, -1, true, kOrderModes[3], "minmax"),
+          section_of(2, 32, true, kOrderModes[4], "weighted")};
 }
 
 }  // namespace gptq::solve_test

@@ -140,18 +140,18 @@ Array rms_norm(const Array& x, const std::vector<float>& weight, double eps, dou
   return y;
 }
 
-Array rotary(const Batch& batch, const Array& x, std::int64_t head_dim, const RotaryTable& table) {
+Array rotary(const Batch& batch, const Array& x, std::int64_t head_dim, const RotaryAngles& angles) {
   Array y = x;
-  const std::int64_t half = table.rotary_dim / 2;
+  const std::int64_t half = angles.rotary_dim / 2;
   for (std::int64_t s = 0; s < batch.samples(); ++s) {
     for (std::int64_t row = batch.offsets[s]; row < batch.offsets[s + 1]; ++row) {
       for (std::int64_t c = 0; c < x.cols; ++c) {
         const std::int64_t d = c % head_dim;
-        if (d >= table.rotary_dim) continue;
+        if (d >= angles.rotary_dim) continue;
         const auto angle = static_cast<std::size_t>((row - batch.offsets[s]) * half + d % half);
         const double partner = d < half ? -x.at(row, c + half) : x.at(row, c - half);
-        y.at(row, c) = x.at(row, c) * static_cast<double>(table.cos[angle]) +
-                       partner * static_cast<double>(table.sin[angle]);
+        y.at(row, c) = x.at(row, c) * static_cast<double>(angles.cos[angle]) +
+                       partner * static_cast<double>(angles.sin[angle]);
       }
     }
   }

@@ -5,6 +5,7 @@
 
 #include "base/tensor.h"
 #include "kernels/kernels.h"
+#include "model/rotary.h"
 
 /// The forward kernels in the most obvious way, in double: the oracle of the kernel suites.
 namespace gptq::reference {
@@ -32,7 +33,7 @@ double largest_difference(const Array& a, const Array& b);
 Array linear(const Array& x, const Array& weight, const std::vector<float>& bias);  ///< x·Wᵀ + b
 Array rms_norm(const Array& x, const std::vector<float>& weight, double eps,
                double offset);  ///< by weight.size()
-Array rotary(const Batch& batch, const Array& x, std::int64_t head_dim, const RotaryTable& table);
+Array rotary(const Batch& batch, const Array& x, std::int64_t head_dim, const RotaryAngles& angles);
 Array attention(const Batch& batch, const AttentionShape& shape, const Array& q, const Array& k,
                 const Array& v);
 Array gated_activation(Activation activation, const Array& gate, const Array& up);

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "model/architectures.h"
+#include "model/rotary.h"
 #include "support/temp_directory.h"
 
 namespace gptq {
@@ -85,7 +86,7 @@ TEST(ModelConfig, BothSpellingsOfRopeMeanTheSame) {
   const ModelConfig a =
       read_with({{"rope_theta", 500000.0}, {"rope_scaling", old_style}, {"torch_dtype", "float16"}});
   const ModelConfig b = read_with({{"rope_parameters", new_style}, {"dtype", "float16"}});
-  EXPECT_EQ(make_rotary_table(a, 100).cos, make_rotary_table(b, 100).cos);
+  EXPECT_EQ(make_rotary_angles(a, 100).cos, make_rotary_angles(b, 100).cos);
   EXPECT_FLOAT_EQ(b.rope.theta, 500000);
   EXPECT_EQ(b.rope.type, "llama3");
   EXPECT_EQ(a.dtype, DType::f16);
@@ -155,8 +156,8 @@ TEST(ModelConfig, ComplaintsNameFileKeyAndExpectation) {
   EXPECT_THROW(read_model_config(empty.path()), InputError);
 }
 
-TEST(RotaryTable, AnglesAreThePositionTimesTheFrequency) {
-  const RotaryTable table = make_rotary_table(read(smallest()), 5);
+TEST(RotaryAngles, AnglesAreThePositionTimesTheFrequency) {
+  const RotaryAngles table = make_rotary_angles(read(smallest()), 5);
   EXPECT_EQ(table.positions, 5);
   EXPECT_EQ(table.rotary_dim, 16);
   for (int p = 0; p < 5; ++p) {
@@ -168,11 +169,11 @@ TEST(RotaryTable, AnglesAreThePositionTimesTheFrequency) {
   }
 }
 
-TEST(RotaryTable, DynamicScalingIsRefusedBeyondTheTrainedLength) {
+TEST(RotaryAngles, DynamicScalingIsRefusedBeyondTheTrainedLength) {
   const ModelConfig config = read_with(
       {{"max_position_embeddings", 16}, {"rope_scaling", {{"rope_type", "dynamic"}, {"factor", 2.0}}}});
-  EXPECT_EQ(make_rotary_table(config, 16).cos, make_rotary_table(read(smallest()), 16).cos);
-  EXPECT_THROW(make_rotary_table(config, 17), InputError);
+  EXPECT_EQ(make_rotary_angles(config, 16).cos, make_rotary_angles(read(smallest()), 16).cos);
+  EXPECT_THROW(make_rotary_angles(config, 17), InputError);
 }
 
 }  // namespace

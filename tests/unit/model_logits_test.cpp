@@ -1,12 +1,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
+#include <functional>
+#include <tuple>
 
-#include "backend/backend.h"
-#include "kernels/cpu/machine.h"
 #include "model/decoder_block.h"
 #include "model/model_forward.h"
+#include "support/test_backend.h"
 #include "unit/model_fixture.h"
 
 namespace gptq {
@@ -14,6 +14,7 @@ namespace {
 
 using reference::Array;
 using test::ExpectedLogits;
+using test::TestMatrix;
 
 double largest_gap(const Array& a, const Array& b) {
   double gap = a.values.size() == b.values.size() ? 0 : INFINITY;
@@ -34,50 +35,78 @@ double relative_gap(const Array& a, const Array& b) {
   return std::sqrt(difference / size);
 }
 
-std::string bytes_of(const HostTensor& tensor) {
-  return {reinterpret_cast<const char*>(tensor.storage.data()),
-          static_cast<std::size_t>(tensor.elements()) * size_of(tensor.dtype)};
-}
+using Fixture = std::tuple<std::string, const char*>;  // backend, model
 
-class LogitsTest : public testing::TestWithParam<std::string> {
+const char* const kFixtures[] = {"llama", "llama3", "mistral",   "mistral_linear",
+                                 "qwen2", "qwen3",  "qwen3_yarn"};
+
+class LogitsTest : public testing::TestWithParam<Fixture>, protected test::OnBackend {
  protected:
-  ExpectedLogits expected_{GetParam()};
-  ModelWeights model_{test::fixture_path(GetParam())};
+  void SetUp() override { start(std::get<0>(GetParam())); }
+
+  std::string bytes(Backend& place, const Batch& batch, std::span<const std::int32_t> ids,
+                    DType compute) const {
+    return test::bytes_of(logits(place, model_, batch, ids, compute));
+  }
+
+  ExpectedLogits expected_{std::get<1>(GetParam())};
+  ModelWeights model_{test::fixture_path(std::get<1>(GetParam()))};
 };
 
 TEST_P(LogitsTest, AgreeWithTransformersInF32) {
   model_.check();
-  const auto backend = make_backend({"cpu", 2});
-  const HostTensor got = logits(*backend, model_, expected_.batch, expected_.ids, DType::f32);
-  EXPECT_LT(largest_gap(reference::from_matrix(got.matrix()), expected_.logits), 1e-4);
+  const HostTensor got = logits(backend(), model_, expected_.batch, expected_.ids, DType::f32);
+  EXPECT_LT(largest_gap(reference::from_matrix(got.matrix()), expected_.logits),
+            test::tolerances_of(backend().name()).logits);
 }
 
 TEST_P(LogitsTest, AreCloseInBf16) {
-  if (!machine_has_bf16()) GTEST_SKIP() << "no bf16 products on this machine";
-  const auto backend = make_backend({"cpu", 2});
-  const HostTensor got = logits(*backend, model_, expected_.batch, expected_.ids, DType::bf16);
+  start(std::get<0>(GetParam()), DType::bf16);
+  if (IsSkipped()) return;
+  const HostTensor got = logits(backend(), model_, expected_.batch, expected_.ids, DType::bf16);
   EXPECT_LT(relative_gap(reference::from_matrix(got.matrix()), expected_.logits), 0.03);
 }
 
 TEST_P(LogitsTest, LossesAreThoseOfTheLogits) {
-  const auto backend = make_backend({"cpu", 2});
-  const auto losses = token_losses(*backend, model_, expected_.batch, expected_.ids, DType::f32);
+  const auto losses = token_losses(backend(), model_, expected_.batch, expected_.ids, DType::f32);
   std::vector<std::int32_t> targets(expected_.ids.begin() + 1, expected_.ids.end());
   targets.push_back(-1);
   for (std::size_t s = 1; s < expected_.batch.offsets.size(); ++s) {
     targets[static_cast<std::size_t>(expected_.batch.offsets[s] - 1)] = -1;
   }
   const std::vector<double> wanted = reference::cross_entropy(expected_.logits, targets);
-  for (std::size_t i = 0; i < losses.size(); ++i) EXPECT_NEAR(losses[i], wanted[i], 1e-4) << "token " << i;
+  const double tolerance = test::tolerances_of(backend().name()).loss;
+  for (std::size_t i = 0; i < losses.size(); ++i)
+    EXPECT_NEAR(losses[i], wanted[i], tolerance) << "token " << i;
 }
 
-TEST_P(LogitsTest, BitsDoNotDependOnThreadsOrOtherSamples) {
+TEST_P(LogitsTest, TheSameBatchGivesTheSameBits) {
+  const auto fresh = test::make_test_backend(std::get<0>(GetParam()), 3);
+  const std::string first = bytes(backend(), expected_.batch, expected_.ids, DType::f32);
+  EXPECT_EQ(bytes(backend(), expected_.batch, expected_.ids, DType::f32), first);
+  EXPECT_EQ(bytes(*fresh, expected_.batch, expected_.ids, DType::f32), first);
+}
+
+std::string name_of_fixture(const testing::TestParamInfo<Fixture>& info) {
+  return std::get<0>(info.param) + "_" + std::get<1>(info.param);
+}
+
+INSTANTIATE_TEST_SUITE_P(Fixtures, LogitsTest,
+                         testing::Combine(testing::ValuesIn(test::test_backends()),
+                                          testing::ValuesIn(kFixtures)),
+                         name_of_fixture);
+
+/// What only the CPU promises: a sample's bits do not depend on the other samples of its batch.
+class CpuLogitsTest : public LogitsTest {};
+
+TEST_P(CpuLogitsTest, BitsDoNotDependOnThreadsOrOtherSamples) {
   for (const DType compute : {DType::f32, DType::bf16}) {
-    if (compute == DType::bf16 && !machine_has_bf16()) continue;
-    const auto one = make_backend({"cpu", 1});
-    const auto three = make_backend({"cpu", 3});
-    const std::string together = bytes_of(logits(*one, model_, expected_.batch, expected_.ids, compute));
-    EXPECT_EQ(together, bytes_of(logits(*three, model_, expected_.batch, expected_.ids, compute)));
+    start("cpu", compute);
+    if (IsSkipped()) return;
+    const auto one = test::make_test_backend("cpu", 1);
+    const auto three = test::make_test_backend("cpu", 3);
+    const std::string together = bytes(*one, expected_.batch, expected_.ids, compute);
+    EXPECT_EQ(together, bytes(*three, expected_.batch, expected_.ids, compute));
     std::string alone;
     for (std::int64_t s = 0; s < expected_.batch.samples(); ++s) {
       const std::int64_t first = expected_.batch.offsets[static_cast<std::size_t>(s)];
@@ -86,90 +115,110 @@ TEST_P(LogitsTest, BitsDoNotDependOnThreadsOrOtherSamples) {
       single.offsets.push_back(end - first);
       const std::span<const std::int32_t> ids(expected_.ids.data() + first,
                                               static_cast<std::size_t>(end - first));
-      alone += bytes_of(logits(*one, model_, single, ids, compute));
+      alone += bytes(*one, single, ids, compute);
     }
     EXPECT_EQ(together, alone);
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Fixtures, LogitsTest,
-                         testing::Values("llama", "llama3", "mistral", "mistral_linear", "qwen2", "qwen3",
-                                         "qwen3_yarn"),
-                         [](const auto& test) { return test.param; });
+INSTANTIATE_TEST_SUITE_P(Fixtures, CpuLogitsTest,
+                         testing::Combine(testing::Values("cpu"), testing::ValuesIn(kFixtures)),
+                         name_of_fixture);
 
 /// One block of the Qwen3 fixture, whose attention width differs from the hidden size.
-class DecoderBlockTest : public testing::Test {
+class DecoderBlockTest : public test::BackendTest {
  protected:
+  void SetUp() override {
+    BackendTest::SetUp();
+    if (IsSkipped() || HasFatalFailure()) return;
+    rotary_ = DeviceRotary(backend(), make_rotary_angles(model_.config(), 32));
+    block_ = std::make_unique<DecoderBlock>(backend(), model_, weights_, rotary_, DType::f32);
+  }
+
+  TestMatrix hidden() const {
+    return {backend(),
+            reference::random_array(expected_.batch.rows(), model_.config().hidden_size, DType::f32, 1),
+            DType::f32};
+  }
+  std::string forward(DecoderBlock& block) const {
+    const TestMatrix result = hidden();
+    block.forward(expected_.batch, result.matrix());
+    EXPECT_TRUE(result.is_written());
+    return result.bytes();
+  }
+  /// The same in steps; input(group) is where each group's input lies.
+  std::string step_by_step(const std::function<Matrix(std::int64_t)>& input) const {
+    const TestMatrix stream = hidden();
+    block_->enter(expected_.batch, stream.matrix(), input(0));
+    for (std::int64_t g = 0; g < block_->groups(); ++g) {
+      const Matrix next = g + 1 < block_->groups() ? input(g + 1) : Matrix{};
+      block_->advance(g, expected_.batch, stream.matrix(), input(g), next);
+    }
+    return stream.bytes();
+  }
+
   ExpectedLogits expected_{"qwen3"};
   ModelWeights model_{test::fixture_path("qwen3")};
-  std::unique_ptr<Backend> backend_ = make_backend({"cpu", 2});
   BlockWeights weights_ = model_.load_block(0);
-  RotaryTable rotary_ = make_rotary_table(model_.config(), 32);
-
-  HostTensor hidden() const {
-    return reference::to_tensor(
-        reference::random_array(expected_.batch.rows(), model_.config().hidden_size, DType::f32, 1),
-        DType::f32);
-  }
-  HostTensor forward(DecoderBlock& block) const {
-    HostTensor result = hidden();
-    block.forward(expected_.batch, result.matrix());
-    return result;
-  }
+  DeviceRotary rotary_;
+  std::unique_ptr<DecoderBlock> block_;
 };
 
-TEST_F(DecoderBlockTest, GroupByGroupIsTheSameAsAtOnce) {
-  DecoderBlock block(*backend_, model_, weights_, rotary_, DType::f32);
-  const std::string at_once = bytes_of(forward(block));
-
-  ASSERT_EQ(block.groups(), 4);
-  const HostTensor stream = hidden();
-  std::vector<HostTensor> inputs;
+TEST_P(DecoderBlockTest, GroupByGroupIsTheSameAsAtOnce) {
+  ASSERT_EQ(block_->groups(), 4);
+  std::vector<TestMatrix> inputs;
   for (std::int64_t g = 0; g < 4; ++g) {
-    EXPECT_EQ(block.group_width(g), model_.groups()[static_cast<std::size_t>(g)].in_features);
-    inputs.push_back(make_tensor(DType::f32, {expected_.batch.rows(), block.group_width(g)}));
+    EXPECT_EQ(block_->group_width(g), model_.groups()[static_cast<std::size_t>(g)].in_features);
+    inputs.emplace_back(backend(), DType::f32, expected_.batch.rows(), block_->group_width(g));
   }
-  block.enter(expected_.batch, stream.matrix(), inputs[0].matrix());
-  for (std::size_t g = 0; g < 4; ++g) {
-    const Matrix next = g < 3 ? inputs[g + 1].matrix() : Matrix{};
-    block.advance(static_cast<std::int64_t>(g), expected_.batch, stream.matrix(), inputs[g].matrix(), next);
-  }
-  EXPECT_EQ(bytes_of(stream), at_once);
+  EXPECT_EQ(step_by_step([&](std::int64_t g) { return inputs[static_cast<std::size_t>(g)].matrix(); }),
+            forward(*block_));
+  for (const TestMatrix& input : inputs) EXPECT_TRUE(input.is_written());
 }
 
-TEST_F(DecoderBlockTest, InputAndNextInputMayShareMemory) {
-  DecoderBlock block(*backend_, model_, weights_, rotary_, DType::f32);
-  const std::string at_once = bytes_of(forward(block));
-  const HostTensor stream = hidden();
+TEST_P(DecoderBlockTest, InputAndNextInputMayShareMemory) {
   const std::int64_t rows = expected_.batch.rows();
   std::int64_t widest = 0;
-  for (std::int64_t g = 0; g < 4; ++g) widest = std::max(widest, block.group_width(g));
-  const HostTensor memory = make_tensor(DType::f32, {rows, widest});
+  for (std::int64_t g = 0; g < 4; ++g) widest = std::max(widest, block_->group_width(g));
+  const TestMatrix memory(backend(), DType::f32, rows, widest);
   const auto view = [&](std::int64_t g) {
-    return Matrix{memory.storage.data(), DType::f32, rows, block.group_width(g), block.group_width(g)};
+    return Matrix{memory.matrix().data, DType::f32, rows, block_->group_width(g), block_->group_width(g)};
   };
-  block.enter(expected_.batch, stream.matrix(), view(0));
-  for (std::int64_t g = 0; g < 4; ++g) {
-    block.advance(g, expected_.batch, stream.matrix(), view(g), g < 3 ? view(g + 1) : Matrix{});
-  }
-  EXPECT_EQ(bytes_of(stream), at_once);
+  EXPECT_EQ(step_by_step(view), forward(*block_));
 }
 
-TEST_F(DecoderBlockTest, AnExchangedWeightIsUsed) {
-  DecoderBlock block(*backend_, model_, weights_, rotary_, DType::f32);
-  const std::string before = bytes_of(forward(block));
+/// A layer that gives nothing: all codes at the zero point.
+struct ZeroLayer {
+  std::vector<std::uint8_t> codes, zeros;
+  std::vector<f16> scales;
+  std::vector<std::int32_t> group_of;
+  QuantizedWeights view;
+
+  ZeroLayer(std::int64_t out, std::int64_t in)
+      : codes(static_cast<std::size_t>(out * in), 8),
+        zeros(static_cast<std::size_t>(out), 8),
+        scales(static_cast<std::size_t>(out), to_f16(1)),
+        group_of(static_cast<std::size_t>(in), 0),
+        view{out, in, 1, codes.data(), scales.data(), zeros.data(), group_of.data()} {}
+};
+
+TEST_P(DecoderBlockTest, AnExchangedWeightIsUsed) {
+  const std::string before = forward(*block_);
   for (const StageGroup& group : model_.groups()) {
     for (const LinearShape& layer : group.layers) {
-      const HostTensor& original = weights_.at(layer.name + ".weight");
-      HostTensor zero = make_tensor(DType::f32, original.shape);
-      std::memset(zero.storage.data(), 0, zero.storage.size());
-      block.set_linear(layer.name, zero.matrix());
-      EXPECT_NE(bytes_of(forward(block)), before) << layer.name;
-      block.set_linear(layer.name, original.matrix());
-      EXPECT_EQ(bytes_of(forward(block)), before) << layer.name;
+      const std::vector<std::int64_t>& shape = weights_.at(layer.name + ".weight").shape;
+      const ZeroLayer zero(shape[0], shape[1]);
+      DecoderBlock block(backend(), model_, weights_, rotary_, DType::f32);
+      block.set_linear(layer.name, zero.view);
+      EXPECT_NE(forward(block), before) << layer.name;
+      block_->set_linear(layer.name, zero.view);
     }
   }
+  // Without its layers a block adds nothing to the residual stream.
+  EXPECT_EQ(forward(*block_), hidden().bytes());
 }
+
+GPTQ_BACKEND_SUITE(DecoderBlockTest);
 
 }  // namespace
 }  // namespace gptq

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "quant/hessian.h"
+#include "support/test_backend.h"
 
 namespace gptq {
 namespace {
@@ -54,16 +55,29 @@ TEST(HessianExponents, NanAndInfinityNameTheColumn) {
   }
 }
 
-TEST(ToHessian, UndoesExponentsAndMirrors) {
+class HessianOnBackend : public test::BackendTest {};
+
+TEST_P(HessianOnBackend, ANewSumIsZeroThroughout) {
+  for (const std::int64_t n : {0, 1, 200}) {
+    const HessianSum sum =
+        make_hessian_sum(backend(), std::vector<float>(static_cast<std::size_t>(n), 1.0f), 4);
+    EXPECT_EQ(sum.count(), static_cast<std::size_t>(TriangularPanels::size(n)));
+    for (const std::int64_t value : test::panels_of(backend(), sum)) ASSERT_EQ(value, 0);
+  }
+}
+
+TEST_P(HessianOnBackend, UndoesExponentsAndMirrors) {
   const std::int64_t n = 200;  // two panels
-  HessianSum sum = make_hessian_sum(std::vector<float>(static_cast<std::size_t>(n), 1.0f), 4);
+  HessianSum sum = make_hessian_sum(backend(), std::vector<float>(static_cast<std::size_t>(n), 1.0f), 4);
   for (std::int64_t c = 0; c < n; ++c)
     sum.exponents[static_cast<std::size_t>(c)] = static_cast<int>(c % 5) - 2;
   const auto entry = [](std::int64_t i, std::int64_t j) { return i * 1000 + j + 1; };  // i <= j
+  std::vector<std::int64_t> panels(sum.count());
   for (std::int64_t i = 0; i < n; ++i)
     for (std::int64_t j = i; j < n; ++j)
-      sum.panels[static_cast<std::size_t>(TriangularPanels::index(n, i, j))] = entry(i, j);
-  const std::vector<double> h = to_hessian(sum);
+      panels[static_cast<std::size_t>(TriangularPanels::index(n, i, j))] = entry(i, j);
+  backend().upload(sum.values(), panels.data(), panels.size() * sizeof(std::int64_t));
+  const std::vector<double> h = to_hessian(backend(), sum);
   for (std::int64_t i = 0; i < n; ++i) {
     for (std::int64_t j = 0; j < n; ++j) {
       const int e = static_cast<int>(i % 5 - 2 + j % 5 - 2);
@@ -72,6 +86,19 @@ TEST(ToHessian, UndoesExponentsAndMirrors) {
     }
   }
 }
+
+// The tests' own way from a dense Hessian to integers loses nothing that matters.
+TEST_P(HessianOnBackend, OfADenseMatrixIsThatMatrix) {
+  const std::vector<double> h{3, 0.1, -2e-9, 0.1, 1e-6, 0, -2e-9, 0, 7e11};
+  const HessianSum sum = test::hessian_sum_from(backend(), h, 3);
+  const std::vector<double> back = to_hessian(backend(), sum);
+  for (std::size_t i = 0; i < 3; ++i) {
+    for (std::size_t j = 0; j < 3; ++j)
+      EXPECT_NEAR(back[i * 3 + j], h[i * 3 + j], 0x1p-53 * std::sqrt(h[i * 4] * h[j * 4])) << i << ", " << j;
+  }
+}
+
+GPTQ_BACKEND_SUITE(HessianOnBackend);
 
 }  // namespace
 }  // namespace gptq
