@@ -45,7 +45,6 @@ void prepare_context(Context& context, std::byte* stack, std::size_t bytes, void
   // As if `entry` had been called: its return address (none) at an odd multiple of 8 bytes.
   auto* top = reinterpret_cast<std::uint64_t*>(stack + bytes / 16 * 16);
   *--top = 0;
-  *--top = 0;
   *--top = reinterpret_cast<std::uint64_t>(entry);
   for (int saved = 0; saved < 6; ++saved) *--top = 0;
   context.stack_pointer = top;
