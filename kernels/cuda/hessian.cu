@@ -16,16 +16,21 @@ namespace {
 
 constexpr int kThreads = 256;
 
-/// to (rows, padded) = x (rows, cols) with column c multiplied by scale[c], exact but for underflow far below
-/// the column's maximum; columns from cols on are 0. In double: the factors can leave f32's range.
+/// Elements that a row of `cols` takes with 16-byte aligned rows.
+std::int64_t padded(std::int64_t cols) {
+  return (cols + 7) / 8 * 8;
+}
+
+/// to (rows, to_stride) = x (rows, cols) with column c multiplied by scale[c], exact but for underflow far
+/// below the column's maximum; columns from cols on are 0. In double: the factors can leave f32's range.
 template <typename T>
 __global__ void scaled_copy_kernel(const T* x, std::int64_t stride, int cols, const double* scale, T* to,
-                                   int padded) {
+                                   int to_stride) {
   const std::int64_t row = blockIdx.x;
-  for (int c = static_cast<int>(threadIdx.x); c < padded; c += kThreads) {
+  for (int c = static_cast<int>(threadIdx.x); c < to_stride; c += kThreads) {
     float value = 0;
     if (c < cols) value = static_cast<float>(static_cast<double>(to_float(x[row * stride + c])) * scale[c]);
-    to[row * padded + c] = from_float<T>(value);
+    to[row * to_stride + c] = from_float<T>(value);
   }
 }
 
@@ -38,30 +43,29 @@ Matrix scaled_copy(CudaContext& context, const Matrix& x, std::span<const int> e
       static_cast<double*>(context.scratch(kScratchExponents, scale.size() * sizeof(double)));
   context.upload(scale_there, scale.data(), scale.size() * sizeof(double));
 
-  const std::int64_t padded = (x.cols + 7) / 8 * 8;
+  const std::int64_t stride = padded(x.cols);
   void* const copy =
-      context.scratch(kScratchHessianInput, static_cast<std::size_t>(x.rows * padded) * size_of(x.dtype));
+      context.scratch(kScratchHessianInput, static_cast<std::size_t>(x.rows * stride) * size_of(x.dtype));
   with_compute_type(x.dtype, [&](auto type) {
     using T = decltype(type);
     launch(context, scaled_copy_kernel<T>, dim3(blocks_for(x.rows, 1)), dim3(kThreads), 0, x.row<const T>(0),
-           x.stride, static_cast<int>(x.cols), scale_there, static_cast<T*>(copy), static_cast<int>(padded));
+           x.stride, static_cast<int>(x.cols), scale_there, static_cast<T*>(copy), static_cast<int>(stride));
   });
-  return {copy, x.dtype, x.rows, x.cols, padded};
+  return {copy, x.dtype, x.rows, x.cols, stride};
 }
 
-/// Block (x, y) adds row first_row + y of a stripe of products (…, n - first_row), columns from first_row on.
-/// vector: four columns a thread; n must be a multiple of 4.
+/// Block (x, y) adds row first_row + y of a stripe of products, rows `stride` apart, columns from first_row
+/// on. vector: four columns a thread; n must be a multiple of 4.
 template <bool vector>
-__global__ void add_stripe_kernel(const float* product, int n, int first_row, const float* scale,
-                                  long long* sum) {
+__global__ void add_stripe_kernel(const float* product, std::int64_t stride, int n, int first_row,
+                                  const float* scale, long long* sum) {
   constexpr int width = vector ? 4 : 1;
   const int row = first_row + static_cast<int>(blockIdx.y);
   const int col =
       first_row + static_cast<int>(blockIdx.x * kThreads + threadIdx.x) * width;  // n < 2^31 - 4 * kThreads
   if (col < panel_start(row) || col >= n) return;
   const float row_scale = scale[row];
-  const float* const from =
-      product + static_cast<std::int64_t>(blockIdx.y) * (n - first_row) + (col - first_row);
+  const float* const from = product + blockIdx.y * stride + (col - first_row);
   long long* const to = sum + panel_row(n, row) + col;
   if constexpr (vector) {
     const float4 value = *reinterpret_cast<const float4*>(from);
@@ -79,12 +83,13 @@ __global__ void add_stripe_kernel(const float* product, int n, int first_row, co
   }
 }
 
-void add_stripe(const CudaContext& context, const float* product, std::int64_t n, std::int64_t first_row,
-                std::int64_t rows, const float* scale, std::int64_t* sum) {
+void add_stripe(const CudaContext& context, const float* product, std::int64_t stride, std::int64_t n,
+                std::int64_t first_row, std::int64_t rows, const float* scale, std::int64_t* sum) {
   const bool vector = n % 4 == 0 && reinterpret_cast<std::uintptr_t>(sum) % 16 == 0;
   const dim3 grid(blocks_for(n - first_row, vector ? 4 * kThreads : kThreads), static_cast<unsigned>(rows));
   launch(context, vector ? add_stripe_kernel<true> : add_stripe_kernel<false>, grid, dim3(kThreads), 0,
-         product, static_cast<int>(n), static_cast<int>(first_row), scale, reinterpret_cast<long long*>(sum));
+         product, stride, static_cast<int>(n), static_cast<int>(first_row), scale,
+         reinterpret_cast<long long*>(sum));
 }
 
 /// Stripe after stripe in one stream. A second stream would let a stripe be added while the next is
@@ -95,7 +100,7 @@ void accumulate_stripes(CudaContext& context, const Matrix& x, std::span<const f
   auto* const scale_there = static_cast<float*>(context.scratch(kScratchExponents, scale.size_bytes()));
   context.upload(scale_there, scale.data(), scale.size_bytes());
   auto* const product = static_cast<float*>(
-      context.scratch(kScratchHessianProduct, static_cast<std::size_t>(height * n) * sizeof(float)));
+      context.scratch(kScratchHessianProduct, static_cast<std::size_t>(height * padded(n)) * sizeof(float)));
   for (std::int64_t row = 0; row < n; row += height) {
     GemmShape shape;
     shape.m = std::min(height, n - row);
@@ -103,11 +108,11 @@ void accumulate_stripes(CudaContext& context, const Matrix& x, std::span<const f
     shape.k = x.rows;
     shape.transpose_a = true;
     shape.lda = shape.ldb = x.stride;
-    shape.ldc = shape.n;
+    shape.ldc = padded(shape.n);
     shape.in = x.dtype;
     const void* const from_row = x.cols_from(row, shape.n).data;
     gemm(context, shape, from_row, from_row, product);
-    add_stripe(context, product, n, row, shape.m, scale_there, sum);
+    add_stripe(context, product, shape.ldc, n, row, shape.m, scale_there, sum);
   }
 }
 

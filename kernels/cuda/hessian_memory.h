@@ -25,7 +25,7 @@ inline std::int64_t hessian_stripe_rows(std::int64_t n) {
 /// chunk (made only where its columns are extreme or its rows not aligned), scales and tiles. Kept between
 /// calls.
 inline std::size_t hessian_memory_bytes(std::int64_t n, std::int64_t chunk_rows) {
-  const std::int64_t product = hessian_stripe_rows(n) * n * 4;
+  const std::int64_t product = hessian_stripe_rows(n) * (n + 7) * 4;
   const std::int64_t copy = chunk_rows * (n + 7) * 4;
   const std::int64_t tiles = (n / 128 + 1) * (n / 256 + 1) * 4;
   return static_cast<std::size_t>(product + copy + tiles + n * 8);
