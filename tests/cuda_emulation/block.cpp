@@ -67,7 +67,7 @@ struct Block {
 };
 
 Block& block() {
-  static Block only;
+  static Block& only = *new Block;
   return only;
 }
 

@@ -39,11 +39,12 @@
 #undef __maxnreg__
 #define __maxnreg__(...)
 
-#define threadIdx (::emulation::place.thread)
-#define blockIdx (::emulation::place.block)
-#define blockDim (::emulation::place.threads)
-#define gridDim (::emulation::place.blocks)
-#define warpSize 32
+// Not macros: cudaLaunchConfig_t has members of these names.
+inline const uint3& threadIdx = emulation::place.thread;
+inline const uint3& blockIdx = emulation::place.block;
+inline const dim3& blockDim = emulation::place.threads;
+inline const dim3& gridDim = emulation::place.blocks;
+inline constexpr int warpSize = 32;
 
 // The toolkit's template forgets the parameters' types before it calls the library.
 #define cudaLaunchKernelEx ::emulation::launch_kernel

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <map>
 
 namespace emulation {
@@ -21,7 +22,7 @@ struct Allocation {
 };
 
 std::map<std::uintptr_t, Allocation>& allocations() {
-  static std::map<std::uintptr_t, Allocation> all;
+  static auto& all = *new std::map<std::uintptr_t, Allocation>;  // outlives every static object
   return all;
 }
 
@@ -31,6 +32,32 @@ std::uintptr_t number(const void* memory) {
 
 /// Sum over the device's memory.
 std::size_t used = 0, highest = 0;
+
+/// Memory that was given back, kept a while to see who still writes there.
+struct Freed {
+  std::byte* start;
+  std::size_t bytes;
+};
+constexpr std::size_t kQuarantine = std::size_t{64} << 20;
+std::size_t quarantined = 0;
+
+void keep_for_a_while(std::byte* start, std::size_t bytes) {
+  static auto& quarantine = *new std::deque<Freed>;
+  quarantine.push_back({start, bytes});
+  quarantined += bytes;
+  while (quarantined > kQuarantine) {
+    const Freed oldest = quarantine.front();
+    quarantine.pop_front();
+    quarantined -= oldest.bytes;
+    if (std::any_of(oldest.start, oldest.start + oldest.bytes,
+                    [](std::byte b) { return b != std::byte{kNaNs}; })) {
+      std::fprintf(stderr, "emulation: write to %p after it was given back\n",
+                   static_cast<const void*>(oldest.start));
+      std::abort();
+    }
+    std::free(oldest.start - kGuard);
+  }
+}
 
 void check(std::uintptr_t start, const Allocation& allocation, const std::string& after) {
   static const std::string intact(kGuard, static_cast<char>(kGuardByte));
@@ -73,9 +100,10 @@ void release(void* memory) {
   const auto found = allocations().find(number(memory));
   check(found->first, found->second, "its last use");
   if (found->second.kind == MemoryKind::device) used -= found->second.bytes;
-  std::memset(memory, kNaNs, found->second.bytes);
+  const std::size_t bytes = found->second.bytes;
+  std::memset(memory, kNaNs, bytes);
   allocations().erase(found);
-  std::free(static_cast<std::byte*>(memory) - kGuard);
+  keep_for_a_while(static_cast<std::byte*>(memory), bytes);
 }
 
 MemoryKind kind_of(const void* memory, std::size_t bytes, bool& inside) {
@@ -91,6 +119,13 @@ MemoryKind kind_of(const void* memory, std::size_t bytes, bool& inside) {
   }
   inside = !allocation.retired && bytes <= allocation.bytes - offset;
   return allocation.kind;
+}
+
+void require_device_memory(const void* memory, std::size_t bytes, const char* what) {
+  bool inside = false;
+  if (kind_of(memory, bytes, inside) == MemoryKind::device && inside) return;
+  std::fprintf(stderr, "emulation: %s: %zu bytes at %p are not device memory\n", what, bytes, memory);
+  std::abort();
 }
 
 void check_guards(const std::string& after) {

@@ -19,6 +19,9 @@ void release(void* memory);
 /// Where memory lies; `inside` tells whether all bytes lie in one allocation.
 MemoryKind kind_of(const void* memory, std::size_t bytes, bool& inside);
 
+/// Aborts with a message that names `what` unless all bytes lie in one allocation of device memory.
+void require_device_memory(const void* memory, std::size_t bytes, const char* what);
+
 /// Aborts, naming `after`, if something was written outside of allocated memory.
 void check_guards(const std::string& after);
 

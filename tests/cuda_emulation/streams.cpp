@@ -33,7 +33,8 @@ const Choice& choice() {
 }
 
 std::vector<std::shared_ptr<Stream>>& all_streams() {
-  static std::vector<std::shared_ptr<Stream>> streams{std::make_shared<Stream>()};  // first: the null stream
+  // First the null stream. Outlives every static object.
+  static auto& streams = *new std::vector<std::shared_ptr<Stream>>{std::make_shared<Stream>()};
   return streams;
 }
 
