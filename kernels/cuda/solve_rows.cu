@@ -1,0 +1,354 @@
+#include <cmath>
+#include <span>
+#include <vector>
+
+#include "base/error.h"
+#include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/cuda_kernels.h"
+#include "kernels/cuda/solve_memory.h"
+#include "kernels/cuda/solve_tasks.h"
+#include "kernels/solve_schedule.h"
+
+namespace gptq::cuda {
+namespace {
+
+template <typename T>
+DeviceBuffer to_device(CudaContext& context, const std::vector<T>& values) {
+  DeviceBuffer buffer = context.allocate(std::max<std::size_t>(values.size(), 1) * sizeof(T));
+  if (!values.empty()) context.upload(buffer.data(), values.data(), values.size() * sizeof(T));
+  return buffer;
+}
+
+QuantizedRows make_result(std::int64_t rows, const SolveColumns& columns) {
+  QuantizedRows result;
+  result.rows = rows;
+  const auto count = static_cast<std::size_t>(rows);
+  result.codes.resize(count * static_cast<std::size_t>(columns.n));
+  result.scales.resize(count * static_cast<std::size_t>(columns.groups));
+  result.zeros.resize(result.scales.size());
+  for (auto* numbers : {&result.solve_loss, &result.output_error, &result.output_norm, &result.weight_error,
+                        &result.weight_norm})
+    numbers->resize(count);
+  return result;
+}
+
+/// What all slices share, on the device.
+struct Tables {
+  DeviceBuffer position, dead, group, weight, shrink;
+  DeviceBuffer parts;                        ///< SolveParts of all batches, one behind the other
+  std::vector<std::size_t> first;            ///< of each batch's parts
+  DeviceBuffer group_columns, group_starts;  ///< positions of all groups' columns; without refit
+  DeviceBuffer wide_starts;                  ///< (0, columns) for each segment that is solved ahead
+  DeviceBuffer inverse, pivot;
+};
+
+class SliceSolver {
+ public:
+  SliceSolver(CudaContext& context, const SolveSchedule& schedule, const float* r, double damping,
+              std::int64_t rows);
+
+  std::int64_t rows() const { return rows_; }
+  /// Rows [first, first + count) of the stacked parts, count <= rows().
+  void solve(std::span<const Matrix> parts, std::int64_t first, std::int64_t count, QuantizedRows& result);
+
+ private:
+  void make_tables();
+  void make_parts();
+  void make_triangles();
+  void allocate_slice();
+  void load(std::span<const Matrix> parts, std::int64_t first, std::int64_t count);
+  void load_part(const Matrix& part, std::int64_t to);
+  void fix_scales();
+  void search_ahead(std::size_t index, std::size_t segment);
+  void solve_batch(std::size_t index);
+  SolveBatchTask task_of(std::size_t index);
+  void store(std::int64_t first, std::int64_t count, QuantizedRows& result);
+  void store_statistics(std::int64_t first, std::int64_t count, QuantizedRows& result);
+
+  float* w_at(std::int64_t position) { return w_.as<float>() + position * rows_; }
+  double* statistic(int number) { return statistics_.as<double>() + number * rows_; }
+  std::int64_t padded_columns() const { return round_up(n_, 16); }
+
+  enum Statistic { kLoss, kDistance, kNorm, kWeightNorm, kDeadNorm, kStatistics };
+
+  CudaContext& context_;
+  const SolveSchedule& schedule_;
+  const float* r_;
+  double damping_;
+  std::int64_t n_, groups_, rows_;
+  std::int64_t ahead_ = 0;  ///< columns of the widest group that is solved ahead
+  SolveGrid grid_;
+  Tables tables_;
+  DeviceBuffer w_;           ///< (padded_columns, rows): weights in visiting order
+  DeviceBuffer difference_;  ///< (padded_columns, rows): w - q; before and after, rows of the file and codes
+  DeviceBuffer partial_, packed_, codes_, scale_, zero_, ahead_values_, norm_parts_, statistics_;
+};
+
+SliceSolver::SliceSolver(CudaContext& context, const SolveSchedule& schedule, const float* r, double damping,
+                         std::int64_t rows)
+    : context_(context),
+      schedule_(schedule),
+      r_(r),
+      damping_(damping),
+      n_(schedule.columns.n),
+      groups_(schedule.columns.groups) {
+  if (r_ != nullptr && schedule.options.refit_every_group) ahead_ = schedule.widest_search;
+  rows_ = solve_slice_rows(rows, n_, groups_, ahead_);
+  make_tables();
+  make_parts();
+  if (r_ != nullptr) make_triangles();
+  allocate_slice();
+}
+
+void SliceSolver::make_tables() {
+  tables_.position = to_device(context_, schedule_.position);
+  tables_.dead = to_device(context_, schedule_.columns.dead);
+  tables_.group = to_device(context_, schedule_.group);
+  tables_.weight = to_device(context_, schedule_.weight);
+  tables_.shrink = to_device(context_, schedule_.shrink);
+  grid_ = {tables_.shrink.as<float>(), static_cast<int>(schedule_.shrink.size()), schedule_.max_code,
+           schedule_.options.sym ? 1 : 0, static_cast<float>(schedule_.options.norm)};
+  if (schedule_.options.refit_every_group) return;
+  std::vector<int> columns;
+  std::vector<int> starts{0};
+  for (const auto& positions : schedule_.group_positions) {
+    columns.insert(columns.end(), positions.begin(), positions.end());
+    starts.push_back(static_cast<int>(columns.size()));
+  }
+  tables_.group_columns = to_device(context_, columns);
+  tables_.group_starts = to_device(context_, starts);
+}
+
+void SliceSolver::make_parts() {
+  std::vector<SolvePart> parts;
+  std::vector<int> wide;
+  for (const SolveBatch& batch : schedule_.batches) {
+    tables_.first.push_back(parts.size());
+    for (const SolveSegment& segment : batch.segments) {
+      const bool search = segment.search_count > 0 && segment.search_count == segment.count;
+      parts.push_back(
+          {static_cast<int>(segment.first - batch.first), static_cast<int>(segment.count), search ? 1 : 0});
+      wide.push_back(0);
+      wide.push_back(static_cast<int>(segment.search_count));
+    }
+  }
+  tables_.parts = to_device(context_, parts);
+  tables_.wide_starts = to_device(context_, wide);
+}
+
+void SliceSolver::make_triangles() {
+  std::vector<int> first, count;
+  for (const SolveBatch& batch : schedule_.batches) {
+    first.push_back(static_cast<int>(batch.first));
+    count.push_back(static_cast<int>(batch.count));
+  }
+  const DeviceBuffer firsts = to_device(context_, first);
+  const DeviceBuffer counts = to_device(context_, count);
+  tables_.inverse = context_.allocate(first.size() * kSolveTile * kSolveTile * sizeof(float));
+  tables_.pivot = context_.allocate(first.size() * kSolveTile * sizeof(float));
+  invert_triangles(context_, r_, n_, firsts.as<int>(), counts.as<int>(), static_cast<int>(first.size()),
+                   tables_.inverse.as<float>(), tables_.pivot.as<float>());
+}
+
+void SliceSolver::allocate_slice() {
+  const auto floats = [&](std::int64_t count) {
+    return context_.allocate(static_cast<std::size_t>(std::max<std::int64_t>(count, 1)) * sizeof(float));
+  };
+  w_ = floats(padded_columns() * rows_);
+  difference_ = floats(padded_columns() * rows_);
+  codes_ = context_.allocate(static_cast<std::size_t>(n_ * rows_));
+  scale_ = floats(groups_ * rows_);
+  zero_ = floats(groups_ * rows_);
+  statistics_ = context_.allocate(static_cast<std::size_t>(kStatistics * rows_) * sizeof(double));
+  if (r_ == nullptr) return;
+  partial_ = floats(solve_chunks(schedule_.batches.back().first) * rows_ * kSolveTile);
+  packed_ = floats(padded_columns() * kSolveTile);
+  ahead_values_ = floats(ahead_ * rows_);
+  norm_parts_ = floats(round_up(n_, kSolveTile) / kSolveTile * rows_);
+}
+
+void SliceSolver::solve(std::span<const Matrix> parts, std::int64_t first, std::int64_t count,
+                        QuantizedRows& result) {
+  load(parts, first, count);
+  if (!schedule_.options.refit_every_group) fix_scales();
+  for (std::size_t index = 0; index < schedule_.batches.size(); ++index) solve_batch(index);
+  if (r_ != nullptr) {
+    project_norms(context_, w_.as<float>(), rows_, r_, n_, norm_parts_.as<float>());
+    add_norms(context_, norm_parts_.as<float>(), round_up(n_, kSolveTile) / kSolveTile, rows_,
+              statistic(kNorm));
+  }
+  store(first, count, result);
+}
+
+void SliceSolver::load(std::span<const Matrix> parts, std::int64_t first, std::int64_t count) {
+  const cudaStream_t stream = context_.stream();
+  GPTQ_CUDA(cudaMemsetAsync(w_.data(), 0, w_.size(), stream));
+  GPTQ_CUDA(cudaMemsetAsync(statistics_.data(), 0, statistics_.size(), stream));
+  std::int64_t part_first = 0;
+  for (const Matrix& part : parts) {
+    const std::int64_t begin = std::max(first, part_first);
+    const std::int64_t end = std::min(first + count, part_first + part.rows);
+    if (begin < end) load_part(part.rows_from(begin - part_first, end - begin), begin - first);
+    part_first += part.rows;
+  }
+  // Products over columns in steps of 16 may meet ones that are not solved yet, times zero.
+  GPTQ_CUDA(cudaMemsetAsync(difference_.data(), 0, difference_.size(), stream));
+}
+
+/// In pieces that fit into the memory of the differences, which are not needed yet.
+void SliceSolver::load_part(const Matrix& part, std::int64_t to) {
+  const std::size_t row_bytes = static_cast<std::size_t>(n_) * size_of(part.dtype);
+  const auto fit = static_cast<std::int64_t>(difference_.size() / row_bytes);
+  for (std::int64_t done = 0; done < part.rows; done += fit) {
+    const std::int64_t count = std::min(fit, part.rows - done);
+    const Matrix piece = part.rows_from(done, count);
+    if (piece.stride == n_) {
+      context_.upload(difference_.data(), piece.data, static_cast<std::size_t>(count) * row_bytes);
+    } else {
+      for (std::int64_t row = 0; row < count; ++row)
+        context_.upload(difference_.data() + static_cast<std::size_t>(row) * row_bytes,
+                        piece.rows_from(row, 1).data, row_bytes);
+    }
+    load_rows(context_, {difference_.data(), part.dtype, to + done, count}, n_, rows_,
+              tables_.position.as<int>(), tables_.dead.as<std::uint8_t>(), w_.as<float>(),
+              statistic(kWeightNorm), statistic(kDeadNorm));
+  }
+}
+
+/// Scales of all groups from the original weights.
+void SliceSolver::fix_scales() {
+  SolveSearchTask task;
+  task.rows = rows_;
+  task.values = w_.as<float>();
+  task.positions = tables_.group_columns.as<int>();
+  task.starts = tables_.group_starts.as<int>();
+  task.weight = tables_.weight.as<float>();
+  task.groups = static_cast<int>(groups_);
+  task.grid = grid_;
+  task.scale = scale_.as<float>();
+  task.zero = zero_.as<float>();
+  search_groups(context_, task);
+}
+
+SolveBatchTask SliceSolver::task_of(std::size_t index) {
+  const SolveBatch& batch = schedule_.batches[index];
+  SolveBatchTask task;
+  task.rows = rows_;
+  task.count = static_cast<int>(batch.count);
+  task.w = w_at(batch.first);
+  task.difference = difference_.as<float>() + batch.first * rows_;
+  task.parts = tables_.parts.as<SolvePart>() + tables_.first[index];
+  task.part_count = static_cast<int>(batch.segments.size());
+  task.fixed = schedule_.options.refit_every_group ? 0 : 1;
+  task.weight = tables_.weight.as<float>() + batch.first;
+  task.group = tables_.group.as<int>() + batch.first;
+  task.grid = grid_;
+  task.scale = scale_.as<float>();
+  task.zero = zero_.as<float>();
+  task.codes = codes_.as<std::uint8_t>() + batch.first * rows_;
+  task.loss = statistic(kLoss);
+  task.distance = statistic(kDistance);
+  if (r_ == nullptr) return task;
+
+  task.inverse = tables_.inverse.as<float>() + index * kSolveTile * kSolveTile;
+  task.pivot = tables_.pivot.as<float>() + index * kSolveTile;
+  if (batch.first == 0) return task;
+  multiply_finished(context_, difference_.as<float>(), rows_, r_, n_, batch.first, task.count,
+                    packed_.as<float>(), partial_.as<float>());
+  task.chunks = solve_chunks(batch.first);
+  task.partial = partial_.as<float>();
+  return task;
+}
+
+/// Finds the scale of a group wider than its batch. Its up-to-date values are those of a solve that makes no
+/// error inside the group (Q = V); the differences it leaves behind are overwritten when the batches are
+/// solved.
+void SliceSolver::search_ahead(std::size_t index, std::size_t number) {
+  const SolveSegment& segment = schedule_.batches[index].segments[number];
+  const std::int64_t last = segment.first + segment.search_count;
+  SolveSearchTask search;
+  search.values = w_at(segment.first);
+  if (r_ != nullptr && segment.first > 0) {
+    for (std::size_t k = index; k < schedule_.batches.size() && schedule_.batches[k].first < last; ++k) {
+      const SolveBatch& batch = schedule_.batches[k];
+      SolveBatchTask task = task_of(k);
+      task.ahead = ahead_values_.as<float>() + (batch.first - segment.first) * rows_;
+      task.ahead_count = static_cast<int>(std::min(batch.count, last - batch.first));
+      solve_columns(context_, task);
+    }
+    search.values = ahead_values_.as<float>();
+  }
+  search.rows = rows_;
+  search.starts = tables_.wide_starts.as<int>() + 2 * (tables_.first[index] + number);
+  search.weight = tables_.weight.as<float>() + segment.first;
+  search.first_group = schedule_.group[static_cast<std::size_t>(segment.first)];
+  search.groups = 1;
+  search.grid = grid_;
+  search.scale = scale_.as<float>();
+  search.zero = zero_.as<float>();
+  search_groups(context_, search);
+}
+
+void SliceSolver::solve_batch(std::size_t index) {
+  const SolveBatch& batch = schedule_.batches[index];
+  for (std::size_t k = 0; k < batch.segments.size(); ++k)
+    if (batch.segments[k].search_count > batch.segments[k].count) search_ahead(index, k);
+  solve_columns(context_, task_of(index));
+}
+
+void SliceSolver::store(std::int64_t first, std::int64_t count, QuantizedRows& result) {
+  std::uint8_t* const codes = difference_.as<std::uint8_t>();  // no longer needed
+  store_codes(context_, codes_.as<std::uint8_t>(), n_, rows_, count, tables_.position.as<int>(), codes);
+  context_.download(result.codes.data() + first * n_, codes, static_cast<std::size_t>(count * n_));
+
+  const auto entries = static_cast<std::size_t>(count * groups_);
+  const DeviceBuffer scales = context_.allocate(entries * sizeof(f16));
+  const DeviceBuffer zeros = context_.allocate(entries);
+  store_scales(context_, scale_.as<float>(), zero_.as<float>(), groups_, rows_, count,
+               scales.as<std::uint16_t>(), zeros.as<std::uint8_t>());
+  context_.download(result.scales.data() + first * groups_, scales.data(), entries * sizeof(f16));
+  context_.download(result.zeros.data() + first * groups_, zeros.data(), entries);
+  store_statistics(first, count, result);
+}
+
+void SliceSolver::store_statistics(std::int64_t first, std::int64_t count, QuantizedRows& result) {
+  std::vector<double> all(static_cast<std::size_t>(kStatistics * rows_));
+  context_.download(all.data(), statistics_.data(), all.size() * sizeof(double));
+  const bool solved = r_ != nullptr;
+  for (std::int64_t r = 0; r < count; ++r) {
+    const auto row = static_cast<std::size_t>(first + r);
+    const auto at = [&](Statistic number) { return all[static_cast<std::size_t>(number * rows_ + r)]; };
+    // (W - Q) R is the row of errors e, and R Rᵀ the damped Hessian: both norms lose λ|·|².
+    const double live_norm = at(kWeightNorm) - at(kDeadNorm);
+    result.solve_loss[row] = solved ? at(kLoss) / 2 : 0;
+    result.output_error[row] = solved ? std::max(0.0, at(kLoss) - damping_ * at(kDistance)) : 0;
+    result.output_norm[row] = solved ? std::max(0.0, at(kNorm) - damping_ * live_norm) : 0;
+    result.weight_error[row] = at(kDistance) + at(kDeadNorm);
+    result.weight_norm[row] = at(kWeightNorm);
+    if (!std::isfinite(at(kLoss) + at(kDistance) + at(kNorm) + at(kWeightNorm)))
+      throw NumericalError(
+          fmt::runtime("row {} of a layer gave NaN or infinity while it was quantized: its weights hold such "
+                       "values, or are too large for single precision"),
+          row);
+  }
+}
+
+}  // namespace
+
+QuantizedRows CudaKernels::solve_rows(std::span<const Matrix> parts, const SolveColumns& columns,
+                                      const float* r, double damping, const SolveOptions& options) {
+  std::int64_t rows = 0;
+  for (const Matrix& part : parts) {
+    GPTQ_EXPECT(part.cols == columns.n);
+    rows += part.rows;
+  }
+  const SolveSchedule schedule(columns, options);
+  QuantizedRows result = make_result(rows, columns);
+  if (rows == 0) return result;
+  SliceSolver solver(context_, schedule, r, damping, rows);
+  for (std::int64_t first = 0; first < rows; first += solver.rows())
+    solver.solve(parts, first, std::min(solver.rows(), rows - first), result);
+  return result;
+}
+
+}  // namespace gptq::cuda
