@@ -6,9 +6,9 @@
 ///
 ///   g++ -std=c++20 -O1 -g -DGPTQ_CUDA_EMULATION -I. -Isrc -isystem $CUDA_HOME/include
 ///     -include tests/cuda_emulation/emulation.h -x c++ kernels/cuda/rotary.cu try.cpp -x none
-///     tests/cuda_emulation/[a-df-z]*.cpp OTHER_SOURCES -o try
+///     tests/cuda_emulation/*.cpp OTHER_SOURCES -o try
 ///
-/// (emulation_test.cpp alone needs GoogleTest.) try.cpp may hold kernels too. Nothing of CUDA's libraries is
+/// try.cpp may hold kernels too; add -Wno-unknown-pragmas where warnings are on. Nothing of CUDAs libraries is
 /// linked: runtime.cpp, blas.cpp and solver.cpp stand in for them.
 ///
 /// How a block runs: one OS thread; each CUDA thread is a fiber, resumed in a chosen order and switched at
