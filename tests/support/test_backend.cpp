@@ -102,7 +102,8 @@ Tolerances tolerances_of(const std::string& backend, DType dtype) {
 void OnBackend::start(const std::string& name, DType dtype) {
   const StartedBackends::Entry& entry = started_backends->get(name);
   if (entry.backend == nullptr) {
-    if (is_set("GPTQ_HPC_REQUIRE_CUDA")) FAIL() << "GPTQ_HPC_REQUIRE_CUDA is set, but: " << entry.failure;
+    if (is_set("GPTQ_HPC_REQUIRE_CUDA") || is_emulated(name))
+      FAIL() << "CUDA must start here, but: " << entry.failure;
     GTEST_SKIP() << entry.failure;
   }
   if (name == "cpu" && dtype == DType::bf16 && !machine_has_bf16())

@@ -50,7 +50,8 @@ Tolerances tolerances_of(const std::string& backend, DType dtype = DType::f32);
 class OnBackend {
  protected:
   /// Starts the backend, once a process. Skips the test where it cannot start or lacks products of `dtype`;
-  /// fails it if GPTQ_HPC_REQUIRE_CUDA=1 is set, so that a check of a GPU cannot pass by skipping.
+  /// fails it where CUDA is emulated or GPTQ_HPC_REQUIRE_CUDA=1 is set: a check of a GPU must not pass by
+  /// skipping.
   void start(const std::string& name, DType dtype = DType::f32);
   Backend& backend() const { return *backend_; }
   Kernels& kernels() const { return backend_->kernels(); }
