@@ -8,8 +8,8 @@
 ///     -include tests/cuda_emulation/emulation.h -x c++ kernels/cuda/rotary.cu try.cpp -x none
 ///     tests/cuda_emulation/*.cpp OTHER_SOURCES -o try
 ///
-/// try.cpp may hold kernels too; add -Wno-unknown-pragmas where warnings are on. Nothing of CUDAs libraries is
-/// linked: runtime.cpp, blas.cpp and solver.cpp stand in for them.
+/// try.cpp may hold kernels too; add -Wno-unknown-pragmas where warnings are on. Nothing of CUDA's libraries
+/// is linked: runtime.cpp, blas.cpp and solver.cpp stand in for them.
 ///
 /// How a block runs: one OS thread; each CUDA thread is a fiber, resumed in a chosen order and switched at
 /// barriers and warp collectives (block.h). Misuse aborts with kernel, block, thread and place. Settings, by
