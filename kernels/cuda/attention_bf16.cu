@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/attention_tiles.cuh"
 #include "kernels/cuda/ptx.cuh"
 
 /// Attention on tensor cores, after FlashAttention-2 (Dao, arXiv 2307.08691): each warp keeps the scores and
@@ -15,77 +16,6 @@ namespace gptq::cuda {
 namespace {
 
 using Bf16Arguments = AttentionArguments<bfloat16>;
-
-constexpr int kWarps = 4;
-constexpr int kThreads = 32 * kWarps;
-constexpr int kChunk = 8;  // elements of one 16-byte access
-
-/// kDim: head_dim filled up with zeros. Sizes keep two blocks of four warps on a multiprocessor without
-/// spilled registers, and a block below 99 KiB of shared memory, the most of GPUs like sm_86.
-template <int kDim>
-struct Tiling {
-  static constexpr int kRowTiles = kDim <= 128 ? 2 : 1;  // of 16 queries, per warp
-  static constexpr int kWarpRows = 16 * kRowTiles;
-  static constexpr int kRows = kWarps * kWarpRows;
-  static constexpr int kKeys = kDim <= 64 ? 64 : 32;
-  static constexpr int kKeyTiles = kKeys / 8;
-  static constexpr int kChunks = kDim / kChunk;
-  static constexpr int kStage = 2 * kKeys * kDim;  // elements: keys, then values
-  static constexpr std::size_t kSharedBytes = sizeof(bfloat16) * (kRows * kDim + 2 * kStage);
-};
-template <int kDim>
-using Scores = float[Tiling<kDim>::kRowTiles][Tiling<kDim>::kKeyTiles][4];
-
-/// Where 16 bytes of a tile lie in shared memory: eight rows' chunks of the same column fall on all 32 banks.
-template <int kDim>
-__device__ inline int chunk_at(int row, int chunk) {
-  const int turned =
-      kDim % 64 == 0 ? (chunk & ~7) + ((chunk ^ row) & 7) : (chunk & ~3) + ((chunk ^ (row >> 1)) & 3);
-  return (row * (kDim / kChunk) + turned) * kChunk;
-}
-
-/// One thread's part in copying tiles of a head's rows to shared memory. So many neighbouring threads share a
-/// row that a thread's place in the swizzle is the same for all its rows, and addresses advance by constants.
-template <int kDim>
-class TileCopy {
- public:
-  /// source: the sample's first row, the head's first column.
-  __device__ inline TileCopy(const bfloat16* source, std::int64_t stride, int length, int head_dim)
-      : length_(length),
-        stride_(static_cast<int>(stride)),
-        row_(static_cast<int>(threadIdx.x) / kSharing),
-        columns_(head_dim - static_cast<int>(threadIdx.x) % kSharing * kChunk),
-        source_(source + static_cast<int>(threadIdx.x) % kSharing * kChunk) {}
-
-  /// Starts the copy of rows [first, first + kRows); what lies beyond the sample's rows or the head's columns
-  /// becomes 0.
-  template <int kRows>
-  __device__ inline void fetch(bfloat16* tile, int first) const {
-    int row = first + row_;
-    const bfloat16* from = source_ + static_cast<std::int64_t>(row) * stride_;
-    bfloat16* to = tile + chunk_at<kDim>(row_, static_cast<int>(threadIdx.x) % kSharing);
-#pragma unroll
-    for (int i = 0; i < kRows / kRowsAtOnce; ++i) {
-#pragma unroll
-      for (int column = 0; column < kDim; column += kSharing * kChunk) {
-        const bool valid = row < length_ && column < columns_;
-        cp_async_16(to + column, valid ? from + column : source_, valid);
-      }
-      row += kRowsAtOnce;
-      from += static_cast<std::int64_t>(kRowsAtOnce) * stride_;
-      to += kRowsAtOnce * kDim;
-    }
-  }
-
- private:
-  static constexpr int kSharing = kDim % 64 == 0 ? 8 : 4;  // threads to a row
-  static constexpr int kRowsAtOnce = kThreads / kSharing;
-
-  int length_, stride_;
-  int row_;      // the thread's first row of a tile
-  int columns_;  // left of the head from the thread's first one on
-  const bfloat16* source_;
-};
 
 __device__ inline std::uint32_t pack(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
@@ -120,9 +50,9 @@ struct WarpQueries {
 #pragma unroll
     for (int r = 0; r < kRowTiles; ++r) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        maximum[r][half] = kLowestScore;
-        sum[r][half] = 0;
+      for (int part = 0; part < 2; ++part) {
+        maximum[r][part] = kLowestScore;
+        sum[r][part] = 0;
       }
 #pragma unroll
       for (int d = 0; d < kDimTiles; ++d) {
@@ -132,35 +62,38 @@ struct WarpQueries {
     }
   }
 
-  /// Turns scores into weights; `factor` takes a score to the power of 2.
+  /// Turns scores into weights; `factor` takes a score to the power of 2. Most tiles leave all maxima of a
+  /// warp as they are, and then the output too (a product with 1 would not change its bits).
   __device__ inline void soften(Scores<kDim>& scores, float factor) {
 #pragma unroll
     for (int r = 0; r < kRowTiles; ++r) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float top = maximum[r][half];
+      for (int part = 0; part < 2; ++part) {
+        float top = maximum[r][part];
 #pragma unroll
         for (int n = 0; n < kKeyTiles; ++n) {
-          top = fmaxf(top, fmaxf(scores[r][n][2 * half], scores[r][n][2 * half + 1]));
+          top = fmaxf(top, fmaxf(scores[r][n][2 * part], scores[r][n][2 * part + 1]));
         }
         top = row_max(top);
-        const float shrink = fast_exp2((maximum[r][half] - top) * factor);
-        maximum[r][half] = top;
+        const float shrink = fast_exp2((maximum[r][part] - top) * factor);
+        maximum[r][part] = top;
         const float shift = top * factor;
         float added = 0;
 #pragma unroll
         for (int n = 0; n < kKeyTiles; ++n) {
 #pragma unroll
-          for (int e = 2 * half; e < 2 * half + 2; ++e) {
+          for (int e = 2 * part; e < 2 * part + 2; ++e) {
             scores[r][n][e] = fast_exp2(fmaf(scores[r][n][e], factor, -shift));
             added += scores[r][n][e];
           }
         }
-        sum[r][half] = sum[r][half] * shrink + added;
+        sum[r][part] = sum[r][part] * shrink + added;
+        if (__any_sync(kAllLanes, shrink != 1)) {
 #pragma unroll
-        for (int d = 0; d < kDimTiles; ++d) {
-          output[r][d][2 * half] *= shrink;
-          output[r][d][2 * half + 1] *= shrink;
+          for (int d = 0; d < kDimTiles; ++d) {
+            output[r][d][2 * part] *= shrink;
+            output[r][d][2 * part + 1] *= shrink;
+          }
         }
       }
     }
@@ -173,8 +106,8 @@ __device__ inline void score(const bfloat16* queries, int row, const bfloat16* k
   constexpr int kRowTiles = Tiling<kDim>::kRowTiles;
   constexpr int kKeyTiles = Tiling<kDim>::kKeyTiles;
   const int lane = static_cast<int>(threadIdx.x & 31);
-  const int query = row + (lane & 15);
-  const int key = (lane & 7) + (lane >> 4) * 8;
+  const LaneRow<kDim> query(queries, row + (lane & 15), lane >> 4);
+  const LaneRow<kDim> key(keys, (lane & 7) + (lane >> 4) * 8, lane >> 3 & 1);
 #pragma unroll
   for (int r = 0; r < kRowTiles; ++r) {
 #pragma unroll
@@ -188,12 +121,12 @@ __device__ inline void score(const bfloat16* queries, int row, const bfloat16* k
     std::uint32_t a[kRowTiles][4];
 #pragma unroll
     for (int r = 0; r < kRowTiles; ++r) {
-      ldmatrix_x4(a[r], queries + chunk_at<kDim>(query + 16 * r, 2 * step + (lane >> 4)));
+      ldmatrix_x4(a[r], query.at(16 * r, step));
     }
 #pragma unroll
     for (int pair = 0; pair < kKeyTiles / 2; ++pair) {
       std::uint32_t b[4];
-      ldmatrix_x4(b, keys + chunk_at<kDim>(key + 16 * pair, 2 * step + (lane >> 3 & 1)));
+      ldmatrix_x4(b, key.at(16 * pair, step));
 #pragma unroll
       for (int r = 0; r < kRowTiles; ++r) {
         mma_m16n8k16(scores[r][2 * pair], a[r], {b[0], b[1]});
@@ -209,6 +142,7 @@ __device__ inline void add_values(const Scores<kDim>& weights, const bfloat16* v
                                   WarpQueries<kDim>& queries) {
   constexpr int kRowTiles = Tiling<kDim>::kRowTiles;
   const int lane = static_cast<int>(threadIdx.x & 31);
+  const LaneRow<kDim> key(values, lane & 15, lane >> 4);
 #pragma unroll
   for (int step = 0; step < Tiling<kDim>::kKeys / 16; ++step) {
     std::uint32_t a[kRowTiles][4];
@@ -223,7 +157,7 @@ __device__ inline void add_values(const Scores<kDim>& weights, const bfloat16* v
 #pragma unroll
     for (int pair = 0; pair < kDim / 16; ++pair) {
       std::uint32_t b[4];
-      ldmatrix_x4_trans(b, values + chunk_at<kDim>(16 * step + (lane & 15), 2 * pair + (lane >> 4)));
+      ldmatrix_x4_trans(b, key.at(16 * step, pair));
 #pragma unroll
       for (int r = 0; r < kRowTiles; ++r) {
         mma_m16n8k16(queries.output[r][2 * pair], a[r], {b[0], b[1]});
@@ -279,13 +213,13 @@ __device__ inline void store(const WarpQueries<kDim>& queries, bfloat16* staging
 #pragma unroll
   for (int r = 0; r < Tile::kRowTiles; ++r) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float factor = 1.0f / row_sum(queries.sum[r][half]);
-      const int at = row + 16 * r + 8 * half + lane / 4;
+    for (int part = 0; part < 2; ++part) {
+      const float factor = 1.0f / row_sum(queries.sum[r][part]);
+      const int at = row + 16 * r + 8 * part + lane / 4;
 #pragma unroll
       for (int d = 0; d < kDim / 8; ++d) {
         const std::uint32_t two =
-            pack(queries.output[r][d][2 * half] * factor, queries.output[r][d][2 * half + 1] * factor);
+            pack(queries.output[r][d][2 * part] * factor, queries.output[r][d][2 * part + 1] * factor);
         *reinterpret_cast<std::uint32_t*>(staging + chunk_at<kDim>(at, d) + lane % 4 * 2) = two;
       }
     }
