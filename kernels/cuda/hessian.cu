@@ -122,8 +122,12 @@ bool is_extreme(std::span<const int> exponents) {
   return std::any_of(exponents.begin(), exponents.end(), [](int e) { return e < -20 || e > 60; });
 }
 
-bool is_aligned(const Matrix& x) {
-  return x.cols % 8 == 0 && x.stride % 8 == 0 && reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0;
+/// Does the method take x as it lies? The library's choice of an algorithm could depend on the distance of
+/// rows: so that is always the same for n columns.
+bool is_ready(HessianMethod method, const Matrix& x) {
+  const bool aligned =
+      x.cols % 8 == 0 && x.stride % 8 == 0 && reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0;
+  return aligned && (method == HessianMethod::fused || x.stride == padded(x.cols));
 }
 
 }  // namespace
@@ -146,7 +150,7 @@ void accumulate_hessian(CudaContext& context, HessianMethod method, const Matrix
     source = scaled_copy(context, x, exponents);
   } else {
     for (std::size_t c = 0; c < scale.size(); ++c) scale[c] = std::ldexp(1.0f, exponents[c]);
-    if (!is_aligned(x)) source = scaled_copy(context, x, {});
+    if (!is_ready(method, x)) source = scaled_copy(context, x, {});
   }
   if (method == HessianMethod::fused) {
     // The padding is columns of zeros that no tile stores: the kernel may count whole pieces of 8.
