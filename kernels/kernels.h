@@ -138,6 +138,9 @@ struct QuantizedRows {
   std::vector<double> weight_norm;   ///< (rows): |w|^2
 };
 
+/// (out, in) floats in host memory: scale · (code − zero).
+HostTensor dequantize(const QuantizedWeights& weights);
+
 class Kernels {
  public:
   virtual ~Kernels() = default;

@@ -14,6 +14,8 @@ class CpuKernels final : public Kernels {
 
   std::unique_ptr<LinearWeights> prepare_linear(const Matrix& weight, std::span<const float> bias,
                                                 DType compute) override;
+  std::unique_ptr<LinearWeights> prepare_quantized(const QuantizedWeights& weights,
+                                                   std::span<const float> bias, DType compute) override;
   void linear(const Batch& batch, const Matrix& x, const LinearWeights& weights, const Matrix& y,
               bool accumulate) override;
   void embed(std::span<const std::int32_t> ids, const Matrix& table, const Matrix& out) override;
@@ -29,11 +31,13 @@ class CpuKernels final : public Kernels {
                      std::span<const std::int32_t> targets, std::span<double> losses) override;
   bool all_finite(const Matrix& x) override;
 
-  void column_max(const Matrix& x, std::span<float> maximum) override;
+  void column_max(const Matrix& x, float* maximum) override;
   void accumulate_hessian(const Matrix& x, std::span<const int> exponents, std::int64_t* sum) override;
 
-  bool factor(std::span<double> h, std::int64_t n) override;
-  QuantizedRows solve_rows(const Matrix& w, const SolveColumns& columns, std::span<const float> r,
+  void hessian_diagonal(const std::int64_t* sum, std::span<const int> exponents, double scale,
+                        std::span<double> diagonal) override;
+  bool factor(const FactorInput& input, float* r) override;
+  QuantizedRows solve_rows(std::span<const Matrix> parts, const SolveColumns& columns, const float* r,
                            double damping, const SolveOptions& options) override;
 
   int threads() const { return threads_; }

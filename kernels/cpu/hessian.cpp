@@ -121,14 +121,13 @@ float* scratch_of_thread() {
 
 }  // namespace
 
-void CpuKernels::column_max(const Matrix& x, std::span<float> maximum) {
-  GPTQ_EXPECT(static_cast<std::int64_t>(maximum.size()) == x.cols);
+void CpuKernels::column_max(const Matrix& x, float* maximum) {
   GPTQ_EXPECT(x.dtype == DType::f32 || x.dtype == DType::bf16);
   constexpr std::int64_t width = 256;
   parallel_for(threads_, (x.cols + width - 1) / width, [&](std::int64_t tile) {
     const Matrix part = x.cols_from(tile * width, std::min(width, x.cols - tile * width));
     unsigned bits[width];
-    float* const values = maximum.data() + tile * width;
+    float* const values = maximum + tile * width;
     for (std::int64_t c = 0; c < part.cols; ++c) bits[c] = std::bit_cast<unsigned>(values[c]);
     if (part.dtype == DType::f32)
       table().max_bits_f32(part.row<const unsigned>(0), part.rows, part.stride, part.cols, bits);

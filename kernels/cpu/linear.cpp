@@ -148,6 +148,11 @@ std::unique_ptr<LinearWeights> CpuKernels::prepare_linear(const Matrix& weight, 
   return result;
 }
 
+std::unique_ptr<LinearWeights> CpuKernels::prepare_quantized(const QuantizedWeights& weights,
+                                                             std::span<const float> bias, DType compute) {
+  return prepare_linear(dequantize(weights).matrix(), bias, compute);
+}
+
 void CpuKernels::linear(const Batch& batch, const Matrix& x, const LinearWeights& weights, const Matrix& y,
                         bool accumulate) {
   const CpuLinear& own = cpu_linear(weights);

@@ -29,8 +29,7 @@ void CpuKernels::rotary(const Batch& batch, const Matrix& x, std::int64_t head_d
     const std::int64_t length = batch.offsets[s + 1] - batch.offsets[s];
     GPTQ_EXPECT(length <= table.positions);
     for (std::int64_t p = 0; p < length; ++p) {
-      rotate_row(x, batch.offsets[s] + p, head_dim, table.cos.data() + p * half, table.sin.data() + p * half,
-                 half);
+      rotate_row(x, batch.offsets[s] + p, head_dim, table.cos + p * half, table.sin + p * half, half);
     }
   });
 }

@@ -24,12 +24,43 @@ QuantizedRows make_rows(std::int64_t rows, const SolveColumns& columns) {
   return result;
 }
 
+/// The parts' rows one behind the other, as floats.
+HostTensor stacked(std::span<const Matrix> parts, std::int64_t n) {
+  std::int64_t rows = 0;
+  for (const Matrix& part : parts) {
+    GPTQ_EXPECT(part.cols == n);
+    rows += part.rows;
+  }
+  HostTensor all = make_tensor(DType::f32, {rows, n});
+  float* to = all.matrix().row<float>(0);
+  for (const Matrix& part : parts) {
+    for (std::int64_t r = 0; r < part.rows; ++r, to += n) {
+      switch (part.dtype) {
+        case DType::f32:
+          std::copy_n(part.row<float>(r), n, to);
+          break;
+        case DType::bf16:
+          std::transform(part.row<bf16>(r), part.row<bf16>(r) + n, to, [](bf16 v) { return to_float(v); });
+          break;
+        case DType::f16:
+          std::transform(part.row<f16>(r), part.row<f16>(r) + n, to, [](f16 v) { return to_float(v); });
+          break;
+        default:
+          contract_violation("weights are of a floating type", __FILE__, __LINE__);
+      }
+    }
+  }
+  return all;
+}
+
 }  // namespace
 
-QuantizedRows CpuKernels::solve_rows(const Matrix& w, const SolveColumns& columns, std::span<const float> r,
-                                     double damping, const SolveOptions& options) {
-  GPTQ_EXPECT(w.dtype == DType::f32 && w.cols == columns.n);
-  const SolvePlan plan(columns, r, damping, options);
+QuantizedRows CpuKernels::solve_rows(std::span<const Matrix> parts, const SolveColumns& columns,
+                                     const float* r, double damping, const SolveOptions& options) {
+  const HostTensor weights = stacked(parts, columns.n);
+  const Matrix w = weights.matrix();
+  const std::span<const float> factor(r, r == nullptr ? 0 : static_cast<std::size_t>(columns.n * columns.n));
+  const SolvePlan plan(columns, factor, damping, options);
   QuantizedRows result = make_rows(w.rows, columns);
   constexpr std::int64_t height = SolveOptions::kPanelRows;
   std::vector<std::unique_ptr<PanelSolver>> solvers(static_cast<std::size_t>(threads_));

@@ -32,6 +32,7 @@ class Backend {
   virtual bool shares_host_memory() const = 0;
   /// Which device this rank computes on: the same text on two ranks means the same device. Empty for the CPU.
   virtual std::string device_id() const = 0;
+  virtual int device_number() const { return -1; }     ///< the vendor's number of it in this process
   virtual std::int64_t memory_bytes() const = 0;       ///< of the device (or host), in all
   virtual std::int64_t free_memory_bytes() const = 0;  ///< at this moment
   virtual std::int64_t peak_memory_bytes() const = 0;  ///< most that this process held of it

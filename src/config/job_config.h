@@ -18,7 +18,7 @@ struct CalibrationSection {
   std::string path;              ///< [result] HDF5 file made by tools/prepare_calibration.py
   std::int64_t num_samples = 0;  ///< [result] use the first so many; 0: all
   std::int64_t chunk_tokens =
-      2048;  ///< [result] of one product in the Hessian's sum: whole samples, about so many
+      0;  ///< [result] of one product in the Hessian's sum: whole samples, about so many; 0: by the backend
 };
 
 struct QuantizationSection {
@@ -43,10 +43,12 @@ struct QuantizationSection {
 };
 
 struct ComputeSection {
-  std::string backend = "auto";  ///< [result] auto | cpu | cuda
-  std::string dtype = "auto";    ///< [result] auto | bf16 | fp32
-  int threads = 0;               ///< [speed] per rank; 0: cores / ranks of the node
-  std::int64_t micro_batch = 0;  ///< [speed] samples in flight per rank; 0: as many as threads
+  std::string backend = "auto";      ///< [result] auto | cpu | cuda
+  std::string dtype = "auto";        ///< [result] auto | bf16 | fp32
+  int threads = 0;                   ///< [speed] per rank; 0: cores / ranks of the node
+  std::string activations = "auto";  ///< [speed] auto | device | host | disk: where they lie between steps
+  std::string spill_path;            ///< [speed] directory for disk; empty: spill/ inside output.path
+  std::int64_t micro_batch = 0;      ///< [speed] samples in flight per rank; 0: as many as threads
 };
 
 struct OutputSection {
@@ -57,10 +59,11 @@ struct OutputSection {
 };
 
 struct CheckpointSection {
-  bool enabled = true;    ///< [speed] keep restart state on disk
-  std::string path;       ///< [speed] directory; empty: checkpoint/ inside output.path
-  double interval = 600;  ///< [speed] seconds between checkpoints; 0: at every safe point
-  int keep = 2;           ///< [speed] generations kept, >= 1
+  bool enabled = true;                   ///< [speed] keep restart state on disk
+  std::string path;                      ///< [speed] directory; empty: checkpoint/ inside output.path
+  double interval = 600;                 ///< [speed] seconds between checkpoints; 0: at every safe point
+  int keep = 2;                          ///< [speed] generations kept, >= 1
+  std::string other_backend = "refuse";  ///< [speed] refuse | accept: go on from what another backend wrote
 };
 
 struct CommSection {

@@ -66,10 +66,11 @@ std::vector<Key> make_keys() {
       {KEY(calibration.path), result, any(), path,
        "HDF5 file made by tools/prepare_calibration.py. Required by `quantize` unless the method is rtn."},
       {KEY(calibration.num_samples), result, at_least(0), word, "Use the first so many samples; 0: all."},
-      {KEY(calibration.chunk_tokens), result, at_least(1), word,
+      {KEY(calibration.chunk_tokens), result, at_least(0), word,
        "Samples are multiplied into the Hessian in chunks of about so many tokens. Chunks, not ranks, fix "
        "the\n"
-       "arithmetic: the output does not depend on the number of ranks, but it does on this."},
+       "arithmetic: the output does not depend on the number of ranks, but it does on this. 0: 2048 on a CPU,\n"
+       "16384 on a GPU. Smaller chunks can be dealt to more ranks."},
 
       {KEY(quantization.method), result, words({"gptq", "rtn"}), word,
        "gptq, or rtn: round to nearest without calibration, the baseline to compare with."},
@@ -121,6 +122,12 @@ std::vector<Key> make_keys() {
        "else fp32."},
       {KEY(compute.threads), speed, within('[', 0, 65536, ']'), word,
        "Per rank; 0: the node's cores divided by its ranks."},
+      {KEY(compute.activations), speed, words({"auto", "device", "host", "disk"}), word,
+       "Where the activations of a rank's samples lie between two steps. auto: on the device where they fit, "
+       "else in\n"
+       "pinned host memory, else in a file. For the CPU backend device and host are one."},
+      {KEY(compute.spill_path), speed, any(), path,
+       "Directory of that file, best on a local disk; empty: spill/ inside output.path."},
       {KEY(compute.micro_batch), speed, at_least(0), word,
        "Samples in flight per rank; 0: as many as threads."},
 
@@ -141,6 +148,10 @@ std::vector<Key> make_keys() {
        "point."},
       {KEY(checkpoint.keep), speed, at_least(1), word,
        "So many checkpoints are kept; a damaged one is passed over for the one before it."},
+      {KEY(checkpoint.other_backend), speed, words({"refuse", "accept"}), word,
+       "What to do with a checkpoint that another backend wrote (cpu, cuda). accept: go on from it; the result "
+       "is then\n"
+       "as good, but has the bytes of neither backend alone. Needs the same compute.dtype and chunk_tokens."},
 
       {KEY(comm.timeout), speed, above(0), word,
        "Seconds that a rank waits for the others in a collective operation. After that the ranks that did "

@@ -139,7 +139,7 @@ class TensorVerifier {
         std::any_of(unpacked.zeros.begin(), unpacked.zeros.end(), [&](int z) { return z != middle; })) {
       fail("{}.qzeros: a symmetric model has the zero {} everywhere", module, middle);
     }
-    const HostTensor weight = dequantize(unpacked);
+    const HostTensor weight = dequantize(weights_of(unpacked));
     const auto* values = reinterpret_cast<const float*>(weight.storage.data());
     if (good_scales &&
         !std::all_of(values, values + weight.elements(), [](float v) { return std::isfinite(v); })) {

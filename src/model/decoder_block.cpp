@@ -3,6 +3,7 @@
 #include <cmath>
 #include <utility>
 
+#include "backend/device_matrix.h"
 #include "base/error.h"
 
 namespace gptq {
@@ -29,21 +30,21 @@ struct DecoderBlock::State {
   Kernels& kernels;
   const Architecture& names;
   const ModelConfig& config;
-  const RotaryTable& rotary;
+  RotaryTable rotary;
   DType compute;
   std::int64_t index;
   AttentionShape attention;
   std::vector<std::int64_t> widths;  // of the groups' inputs
   std::map<std::string, Linear, std::less<>> linears;
-  std::vector<float> attention_norm, mlp_norm, q_norm, k_norm;
+  DeviceMatrix attention_norm, mlp_norm, q_norm, k_norm;  // floats; empty: the model has none
 
-  State(Backend& place, const ModelWeights& model, const BlockWeights& weights, const RotaryTable& table,
+  State(Backend& place, const ModelWeights& model, const BlockWeights& weights, const DeviceRotary& table,
         DType dtype)
       : backend(place),
         kernels(place.kernels()),
         names(model.architecture()),
         config(model.config()),
-        rotary(table),
+        rotary(table.table()),
         compute(dtype),
         index(weights.block) {
     attention = {config.num_attention_heads,
@@ -52,10 +53,10 @@ struct DecoderBlock::State {
                  1.0f / std::sqrt(static_cast<float>(config.head_dim)),
                  window(),
                  0};
-    attention_norm = floats_of(weights.at(weight_name(names.attention_norm)));
-    mlp_norm = floats_of(weights.at(weight_name(names.mlp_norm)));
-    if (!names.q_norm.empty()) q_norm = floats_of(weights.at(weight_name(names.q_norm)));
-    if (!names.k_norm.empty()) k_norm = floats_of(weights.at(weight_name(names.k_norm)));
+    attention_norm = norm_weight(weights, names.attention_norm);
+    mlp_norm = norm_weight(weights, names.mlp_norm);
+    if (!names.q_norm.empty()) q_norm = norm_weight(weights, names.q_norm);
+    if (!names.k_norm.empty()) k_norm = norm_weight(weights, names.k_norm);
     for (const StageGroup& group : model.groups()) {
       widths.push_back(group.in_features);
       for (const LinearShape& layer : group.layers) add_linear(layer, weights);
@@ -63,6 +64,10 @@ struct DecoderBlock::State {
   }
 
   static std::string weight_name(std::string_view module) { return std::string(module) + ".weight"; }
+
+  DeviceMatrix norm_weight(const BlockWeights& weights, std::string_view module) {
+    return {backend, convert(weights.at(weight_name(module)), DType::f32)};
+  }
 
   std::int64_t window() const {
     const bool sliding =
@@ -87,8 +92,8 @@ struct DecoderBlock::State {
     kernels.linear(batch, x, *linears.find(name)->second.weights, y, accumulate);
   }
 
-  void norm(const Matrix& hidden, const std::vector<float>& weight, const Matrix& y) {
-    kernels.rms_norm(hidden, weight, config.rms_norm_eps, names.norm_weight_offset, y);
+  void norm(const Matrix& hidden, const DeviceMatrix& weight, const Matrix& y) {
+    kernels.rms_norm(hidden, weight.floats(), config.rms_norm_eps, names.norm_weight_offset, y);
   }
 
   /// q, k, v from the normed stream; attention's result is the next input.
@@ -100,8 +105,10 @@ struct DecoderBlock::State {
     apply(names.q, batch, x, q, false);
     apply(names.k, batch, x, k, false);
     apply(names.v, batch, x, v, false);
-    if (!q_norm.empty()) kernels.head_rms_norm(q, q_norm, config.rms_norm_eps, names.norm_weight_offset);
-    if (!k_norm.empty()) kernels.head_rms_norm(k, k_norm, config.rms_norm_eps, names.norm_weight_offset);
+    if (!names.q_norm.empty())
+      kernels.head_rms_norm(q, q_norm.floats(), config.rms_norm_eps, names.norm_weight_offset);
+    if (!names.k_norm.empty())
+      kernels.head_rms_norm(k, k_norm.floats(), config.rms_norm_eps, names.norm_weight_offset);
     kernels.rotary(batch, q, attention.head_dim, rotary);
     kernels.rotary(batch, k, attention.head_dim, rotary);
     kernels.attention(batch, attention, q, k, v, x_next);
@@ -118,7 +125,7 @@ struct DecoderBlock::State {
 };
 
 DecoderBlock::DecoderBlock(Backend& backend, const ModelWeights& model, const BlockWeights& weights,
-                           const RotaryTable& rotary, DType compute)
+                           const DeviceRotary& rotary, DType compute)
     : state_(std::make_unique<State>(backend, model, weights, rotary, compute)) {}
 
 DecoderBlock::~DecoderBlock() = default;
@@ -155,12 +162,13 @@ void DecoderBlock::advance(std::int64_t group, const Batch& batch, const Matrix&
   }
 }
 
-void DecoderBlock::set_linear(const std::string& name, const Matrix& weight) {
+void DecoderBlock::set_linear(const std::string& name, const QuantizedWeights& weight) {
   const auto found = state_->linears.find(name);
   GPTQ_EXPECT(found != state_->linears.end());
   Linear& linear = found->second;
-  GPTQ_EXPECT(weight.rows == linear.weights->out_features() && weight.cols == linear.weights->in_features());
-  linear.weights = state_->kernels.prepare_linear(weight, linear.bias, state_->compute);
+  GPTQ_EXPECT(weight.out_features == linear.weights->out_features() &&
+              weight.in_features == linear.weights->in_features());
+  linear.weights = state_->kernels.prepare_quantized(weight, linear.bias, state_->compute);
 }
 
 void DecoderBlock::forward(const Batch& batch, const Matrix& hidden) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "model/rotary.h"
 #include "model/weights.h"
 
 namespace gptq {
@@ -23,11 +24,14 @@ class DecoderBlock {
  public:
   /// rotary must outlive the block and cover the longest sample.
   DecoderBlock(Backend& backend, const ModelWeights& model, const BlockWeights& weights,
-               const RotaryTable& rotary, DType compute);
+               const DeviceRotary& rotary, DType compute);
   ~DecoderBlock();
 
   std::int64_t groups() const;
   std::int64_t group_width(std::int64_t group) const;  ///< in_features of the group
+
+  /// Whether advance(group) adds to the residual stream; the other groups do not look at it.
+  bool uses_hidden(std::int64_t group) const { return group % 2 == 1; }
 
   /// x0 = the first group's input. x0: (rows, group_width(0)).
   void enter(const Batch& batch, const Matrix& hidden, const Matrix& x0);
@@ -36,8 +40,8 @@ class DecoderBlock {
   /// groups that write to the residual stream.
   void advance(std::int64_t group, const Batch& batch, const Matrix& hidden, const Matrix& x,
                const Matrix& x_next);
-  /// Replaces the weight of a linear ("self_attn.q_proj") by this one: (out, in) floats; its bias stays.
-  void set_linear(const std::string& name, const Matrix& weight);
+  /// Replaces the weight of a linear ("self_attn.q_proj") by this one; its bias stays.
+  void set_linear(const std::string& name, const QuantizedWeights& weight);
   /// Whole block at once.
   void forward(const Batch& batch, const Matrix& hidden);
 

@@ -59,7 +59,4 @@ struct ModelConfig {
 /// ones.
 ModelConfig read_model_config(const std::filesystem::path& model_directory);
 
-/// cos and sin for positions 0..positions-1 of this model's rope variant.
-RotaryTable make_rotary_table(const ModelConfig& config, std::int64_t positions);
-
 }  // namespace gptq

@@ -1,10 +1,11 @@
+#include "model/rotary.h"
+
 #include <algorithm>
 #include <cmath>
 #include <numbers>
 #include <vector>
 
 #include "base/error.h"
-#include "model/model_config.h"
 
 namespace gptq {
 namespace {
@@ -64,7 +65,7 @@ float yarn_magnitude(const ModelConfig::Rope& rope) {
 
 }  // namespace
 
-RotaryTable make_rotary_table(const ModelConfig& config, std::int64_t positions) {
+RotaryAngles make_rotary_angles(const ModelConfig& config, std::int64_t positions) {
   const ModelConfig::Rope& rope = config.rope;
   const auto turned =
       static_cast<std::int64_t>(static_cast<float>(config.head_dim) * rope.partial_rotary_factor);
@@ -89,7 +90,7 @@ RotaryTable make_rotary_table(const ModelConfig& config, std::int64_t positions)
     magnitude = yarn_magnitude(rope);
   }
 
-  RotaryTable table{positions, turned, {}, {}};
+  RotaryAngles table{positions, turned, {}, {}};
   table.cos.reserve(static_cast<std::size_t>(positions) * frequencies.size());
   table.sin.reserve(table.cos.capacity());
   for (std::int64_t p = 0; p < positions; ++p) {
@@ -100,6 +101,16 @@ RotaryTable make_rotary_table(const ModelConfig& config, std::int64_t positions)
     }
   }
   return table;
+}
+
+DeviceRotary::DeviceRotary(Backend& backend, const RotaryAngles& angles)
+    : positions_(angles.positions),
+      rotary_dim_(angles.rotary_dim),
+      cos_(to_device(backend, angles.cos.data(), angles.cos.size() * sizeof(float))),
+      sin_(to_device(backend, angles.sin.data(), angles.sin.size() * sizeof(float))) {}
+
+RotaryTable DeviceRotary::table() const {
+  return {positions_, rotary_dim_, cos_.as<const float>(), sin_.as<const float>()};
 }
 
 }  // namespace gptq

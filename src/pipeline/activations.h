@@ -1,49 +1,90 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
-#include "base/tensor.h"
 #include "io/calibration.h"
-#include "kernels/kernels.h"
+#include "pipeline/row_store.h"
 #include "pipeline/sample_shard.h"
 
 namespace gptq {
 
 /// The state of this rank's samples between two stage groups: the residual stream `hidden` (f32) and the next
 /// group's input `x` (compute type). One region a chunk; x is as wide as the group at hand and reuses the
-/// same memory for every group. Allocated once for the whole job.
+/// same memory for every group. Allocated once for the whole job, in the place that the plan chose; where
+/// that is not the device, chunks pass through it two at a time, beside the kernels.
 class Activations {
  public:
+  struct Room {
+    Place place = Place::device;
+    std::filesystem::path spill;  ///< directory, for Place::disk
+  };
+
   /// max_width: the widest group input; 0 where only the residual stream is needed (evaluation).
-  Activations(const CalibrationData& data, std::vector<Chunk> chunks, std::int64_t hidden_size,
-              std::int64_t max_width, DType compute);
+  Activations(Backend& backend, const CalibrationData& data, std::vector<Chunk> chunks,
+              std::int64_t hidden_size, std::int64_t max_width, DType compute, const Room& room);
 
   std::size_t chunks() const { return batches_.size(); }
   const Chunk& chunk(std::size_t i) const { return chunks_[i]; }
   const Batch& batch(std::size_t i) const { return batches_[i]; }
-  Matrix hidden(std::size_t i) const;                 ///< (tokens of the chunk, hidden_size) f32
-  Matrix x(std::size_t i, std::int64_t width) const;  ///< (tokens of the chunk, width), width <= max_width
   std::int64_t tokens() const { return first_row_.back(); }
-  Matrix all_hidden() const;  ///< (tokens(), hidden_size) f32: the chunks' regions lie one behind the other
-  /// Copies the chunks' inputs, one behind the other, to `target` (tokens(), width).
-  void copy_x(const Matrix& target) const;
+  std::int64_t hidden_size() const { return hidden_size_; }
   DType compute() const { return compute_; }
   /// Token ids of the chunk's samples, one after the other.
   std::vector<std::int32_t> ids(std::size_t i, const CalibrationData& data) const;
 
-  HostBuffer copy_hidden() const;
-  void restore_hidden(const HostBuffer& copy);
+  /// What a step does with a chunk.
+  struct Use {
+    enum Hidden { ignored, read, written, updated } hidden = ignored;
+    std::int64_t x_width = 0;     ///< > 0: reads x of this width
+    std::int64_t next_width = 0;  ///< > 0: writes x of this width
+  };
+  /// hidden: (tokens of the chunk, hidden_size) f32; x, next: (tokens, width), in the same memory; all in the
+  /// backend's memory, and empty where unused.
+  using Step =
+      std::function<void(std::size_t chunk, const Matrix& hidden, const Matrix& x, const Matrix& next)>;
+  /// Takes these chunks, or all, through a step, in order.
+  void visit(const std::vector<std::size_t>& chunks, const Use& use, const Step& step);
+  void visit(const Use& use, const Step& step);
+
+  // Host copies, rows in sample order; for checkpoints.
+  void read_hidden(void* to_host) const;  ///< (tokens(), hidden_size) f32
+  /// (tokens(), width) of the compute type.
+  void read_x(std::int64_t width, void* to_host) const;
+  /// Rows from first_row of the chunk on; host: a dense matrix.
+  void write_hidden(std::size_t chunk, std::int64_t first_row, const Matrix& host);
+  void write_x(std::size_t chunk, std::int64_t first_row, const Matrix& host);
+
+  /// The residual stream of all chunks, in the same place; and back again.
+  RowStore copy_hidden() const { return hidden_.copy(); }
+  RowStore empty_hidden() const;
+  void write_hidden_copy(RowStore& copy, std::size_t chunk, std::int64_t first_row, const Matrix& host) const;
+  void restore_hidden(const RowStore& copy) { hidden_.copy_from(copy); }
 
  private:
+  std::size_t hidden_offset(std::size_t i) const;  ///< bytes
+  std::size_t x_offset(std::size_t i) const;
+  Matrix matrix(std::byte* data, DType dtype, std::size_t i, std::int64_t width) const;
+  void visit_resident(const std::vector<std::size_t>& chunks, const Use& use, const Step& step);
+  void visit_staged(const std::vector<std::size_t>& chunks, const Use& use, const Step& step);
+  void load(std::size_t slot, std::size_t i, const Use& use);
+  void store(std::size_t slot, std::size_t i, const Use& use);
+
+  Backend& backend_;
   std::vector<Chunk> chunks_;
   std::vector<Batch> batches_;
   std::vector<std::int64_t> first_row_{0};
   std::int64_t hidden_size_;
   std::int64_t max_width_;
   DType compute_;
-  HostBuffer hidden_;
-  HostBuffer x_;
+  Room room_;
+  RowStore hidden_;
+  RowStore x_;
+  struct Slot {
+    DeviceBuffer hidden, x;
+  };
+  Slot slots_[2];
 };
 
 }  // namespace gptq

@@ -16,7 +16,7 @@ class BlockQuantizer {
  public:
   using OnLayers = std::function<void(const std::vector<LayerStatistics>&)>;
 
-  BlockQuantizer(const ModelWeights& model, const Recipe& recipe, StageSolver& solver, Kernels& kernels,
+  BlockQuantizer(const ModelWeights& model, const Recipe& recipe, StageSolver& solver, Backend& backend,
                  PhaseClock& phases, OnLayers on_layers, OnSafePoint on_safe_point);
 
   /// activations: hidden states entering the block, or what `start` says; afterwards those leaving it,
@@ -31,20 +31,23 @@ class BlockQuantizer {
   std::vector<float> enter(DecoderBlock& block, Activations& activations, std::int64_t block_index);
   std::vector<float> advance(std::int64_t group, DecoderBlock& block, Activations& activations,
                              std::int64_t block_index);
-  std::vector<float> column_maximum(std::int64_t group, const DecoderBlock& block,
-                                    const Activations& activations, std::int64_t block_index);
-  void track(const Activations& activations, std::size_t chunk, std::int64_t width, std::int64_t block_index,
-             const std::string& where, std::vector<float>& maximum);
+  std::vector<float> column_maximum(std::int64_t group, const DecoderBlock& block, Activations& activations,
+                                    std::int64_t block_index);
+  DeviceBuffer zeros(std::int64_t width);
+  std::vector<float> finite_maximum(const DeviceBuffer& maximum, std::int64_t group, Activations& activations,
+                                    std::int64_t block_index);
+  [[noreturn]] void blame_a_sample(std::int64_t group, std::int64_t width, Activations& activations,
+                                   std::int64_t block_index);
   std::vector<LayerToQuantize> chosen_layers(std::int64_t group, const BlockWeights& weights) const;
-  void quantize_group(const SafePoint& here, const BlockWeights& weights, std::vector<float> maximum,
-                      PartialSum before, QuantizedBlock& result);
+  void quantize_group(const SafePoint& here, const BlockWeights& weights, Activations& activations,
+                      std::vector<float> maximum, PartialSum before, QuantizedBlock& result);
   void use_quantized(std::size_t first_layer, const QuantizedBlock& quantized, std::int64_t block_index,
                      DecoderBlock& block);
 
   const ModelWeights& model_;
   const Recipe& recipe_;
   StageSolver& solver_;
-  Kernels& kernels_;
+  Backend& backend_;
   PhaseClock& phases_;
   OnLayers on_layers_;
   OnSafePoint on_safe_point_;

@@ -52,20 +52,23 @@ struct Checkpointer::Snapshot {
   std::vector<LayerStatistics> statistics;
   double seconds = 0;
 
-  void take(const SafePoint& point, bool is_root);
+  void take(const SafePoint& point, Backend& backend, bool is_root);
 
  private:
   void take_activations(const SafePoint& point);
 };
 
-void Checkpointer::Snapshot::take(const SafePoint& point, bool is_root) {
+void Checkpointer::Snapshot::take(const SafePoint& point, Backend& backend, bool is_root) {
   state.block = point.block;
   state.group = point.group;
   state.samples.clear();
   state.lengths.clear();
   state.hidden = state.x = state.hidden_before = Matrix{};
   panels.clear();
-  if (!point.chunks.empty()) panels.assign(point.panels.begin(), point.panels.end());  // else only zeros
+  if (point.sum != nullptr && !point.chunks.empty()) {  // else only zeros
+    panels.resize(point.sum->count());
+    backend.download(panels.data(), point.sum->values(), panels.size() * sizeof(std::int64_t));
+  }
   state.sum = panels;
   state.chunks_summed = point.chunks;
   layers.clear();
@@ -85,28 +88,28 @@ void Checkpointer::Snapshot::take_activations(const SafePoint& point) {
                               batch.offsets[static_cast<std::size_t>(s)]);
     }
   }
-  const Matrix source = activations.all_hidden();
-  const std::size_t bytes = static_cast<std::size_t>(source.rows * source.cols) * sizeof(float);
-  state.hidden = source;
-  state.hidden.data = room_for(hidden, bytes);
-  std::memcpy(state.hidden.data, source.data, bytes);
+  const std::int64_t rows = activations.tokens();
+  const std::int64_t width = activations.hidden_size();
+  const std::size_t bytes = static_cast<std::size_t>(rows * width) * sizeof(float);
+  state.hidden = {room_for(hidden, bytes), DType::f32, rows, width, width};
+  activations.read_hidden(state.hidden.data);
   if (point.x_width > 0) {
     const DType type = activations.compute();
-    state.x = {room_for(x, static_cast<std::size_t>(source.rows * point.x_width) * size_of(type)), type,
-               source.rows, point.x_width, point.x_width};
-    activations.copy_x(state.x);
+    state.x = {room_for(x, static_cast<std::size_t>(rows * point.x_width) * size_of(type)), type, rows,
+               point.x_width, point.x_width};
+    activations.read_x(point.x_width, state.x.data);
   }
   if (point.hidden_before != nullptr) {
-    state.hidden_before = source;
-    state.hidden_before.data = room_for(hidden_before, bytes);
-    std::memcpy(state.hidden_before.data, point.hidden_before->data(), bytes);
+    state.hidden_before = {room_for(hidden_before, bytes), DType::f32, rows, width, width};
+    point.hidden_before->read(0, state.hidden_before.data, bytes);
   }
 }
 
 Checkpointer::Checkpointer(const CheckpointSection& options, CheckpointDirectory directory, Job job,
-                           Communicator& comm, PhaseClock& phases, AtCommit at_commit)
+                           Backend& backend, Communicator& comm, PhaseClock& phases, AtCommit at_commit)
     : options_(options),
       job_(std::move(job)),
+      backend_(backend),
       comm_(comm),
       phases_(phases),
       at_commit_(std::move(at_commit)),
@@ -158,7 +161,7 @@ void Checkpointer::at_safe_point(const SafePoint& point, const std::vector<Layer
 
 void Checkpointer::begin(const SafePoint& point, const std::vector<LayerStatistics>& layers) {
   Snapshot& snapshot = *snapshot_;
-  snapshot.take(point, comm_.is_root());
+  snapshot.take(point, backend_, comm_.is_root());
   snapshot.state.generation = next_generation_++;
   snapshot.state.rank = comm_.rank();
   snapshot.statistics = layers;

@@ -43,8 +43,8 @@ class Checkpointer {
     std::function<std::vector<std::string>(std::int64_t block)> finished_blocks;
   };
 
-  Checkpointer(const CheckpointSection& options, CheckpointDirectory directory, Job job, Communicator& comm,
-               PhaseClock& phases, AtCommit at_commit);
+  Checkpointer(const CheckpointSection& options, CheckpointDirectory directory, Job job, Backend& backend,
+               Communicator& comm, PhaseClock& phases, AtCommit at_commit);
   ~Checkpointer();  ///< waits for the writer
 
   /// Generations found damaged: a good one takes their place before they are removed.
@@ -65,6 +65,7 @@ class Checkpointer {
 
   CheckpointSection options_;
   Job job_;
+  Backend& backend_;
   Communicator& comm_;
   PhaseClock& phases_;
   AtCommit at_commit_;

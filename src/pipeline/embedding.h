@@ -1,5 +1,6 @@
 #pragma once
 
+#include "backend/device_matrix.h"
 #include "io/calibration.h"
 #include "model/weights.h"
 #include "pipeline/activations.h"
@@ -8,12 +9,16 @@ namespace gptq {
 
 /// Fills the hidden states with the samples' token embeddings. The embedding table is in memory only
 /// meanwhile.
-inline void embed_samples(const ModelWeights& model, const CalibrationData& data, Kernels& kernels,
+inline void embed_samples(Backend& backend, const ModelWeights& model, const CalibrationData& data,
                           Activations& activations) {
   const HostTensor table = model.load_embedding();
-  for (std::size_t i = 0; i < activations.chunks(); ++i) {
-    kernels.embed(activations.ids(i, data), table.matrix(), activations.hidden(i));
-  }
+  const DeviceMatrix on_device = DeviceMatrix::view_or_copy(backend, table);
+  Activations::Use use;
+  use.hidden = Activations::Use::written;
+  activations.visit(use, [&](std::size_t i, const Matrix& hidden, const Matrix&, const Matrix&) {
+    backend.kernels().embed(activations.ids(i, data), on_device.matrix(), hidden);
+  });
+  backend.synchronize();
 }
 
 }  // namespace gptq

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "backend/device_matrix.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/process.h"
@@ -12,6 +13,7 @@
 #include "pipeline/block_prefetcher.h"
 #include "pipeline/embedding.h"
 #include "pipeline/job_context.h"
+#include "pipeline/plan.h"
 
 namespace gptq {
 namespace {
@@ -36,8 +38,13 @@ std::vector<std::int32_t> targets_of(const Batch& batch, const std::vector<std::
 class Evaluator {
  public:
   Evaluator(const ModelWeights& model, const CalibrationData& data, Communicator& comm,
-            ComputeContext& compute)
-      : model_(model), data_(data), comm_(comm), backend_(*compute.backend), dtype_(compute.dtype) {
+            ComputeContext& compute, Activations::Room room)
+      : model_(model),
+        data_(data),
+        comm_(comm),
+        backend_(*compute.backend),
+        dtype_(compute.dtype),
+        room_(std::move(room)) {
     std::vector<std::int64_t> lengths;
     for (const auto& sample : data.samples) lengths.push_back(static_cast<std::int64_t>(sample.size()));
     const std::vector<Chunk> chunks = make_chunks(lengths, kChunkTokens);
@@ -47,46 +54,53 @@ class Evaluator {
   }
 
   std::vector<WindowLoss> run() {
-    Activations activations(data_, mine_, model_.config().hidden_size, 0, dtype_);
-    embed_samples(model_, data_, backend_.kernels(), activations);
-    const RotaryTable rotary = make_rotary_table(model_.config(), data_.longest());
+    Activations activations(backend_, data_, mine_, model_.config().hidden_size, 0, dtype_, room_);
+    embed_samples(backend_, model_, data_, activations);
+    const DeviceRotary rotary(backend_, make_rotary_angles(model_.config(), data_.longest()));
     const std::int64_t blocks = model_.config().num_hidden_layers;
     BlockPrefetcher prefetcher(model_, 0, blocks);
     for (std::int64_t index = 0; index < blocks; ++index) {
       const BlockWeights weights = prefetcher.take();
       DecoderBlock block(backend_, model_, weights, rotary, dtype_);
-      for (std::size_t i = 0; i < activations.chunks(); ++i)
-        block.forward(activations.batch(i), activations.hidden(i));
+      Activations::Use use;
+      use.hidden = Activations::Use::updated;
+      activations.visit(use, [&](std::size_t i, const Matrix& hidden, const Matrix&, const Matrix&) {
+        block.forward(activations.batch(i), hidden);
+      });
     }
     return gather(losses_of_head(activations));
   }
 
  private:
-  std::vector<WindowLoss> losses_of_head(const Activations& activations) {
-    const HostTensor norm = convert(model_.load_final_norm(), DType::f32);
-    const std::span<const float> norm_weight(norm.matrix().row<float>(0),
-                                             static_cast<std::size_t>(norm.elements()));
+  std::vector<WindowLoss> losses_of_head(Activations& activations) {
+    const DeviceMatrix norm(backend_, convert(model_.load_final_norm(), DType::f32));
     const HostTensor table = model_.load_head();
     const auto head = backend_.kernels().prepare_linear(table.matrix(), {}, dtype_);
     std::vector<WindowLoss> windows;
-    for (std::size_t i = 0; i < activations.chunks(); ++i) {
+    Activations::Use use;
+    use.hidden = Activations::Use::read;
+    activations.visit(use, [&](std::size_t i, const Matrix& hidden, const Matrix&, const Matrix&) {
       const Batch& batch = activations.batch(i);
-      HostTensor x = make_tensor(dtype_, {batch.rows(), model_.config().hidden_size});
-      backend_.kernels().rms_norm(activations.hidden(i), norm_weight, model_.config().rms_norm_eps,
+      const DeviceMatrix x(backend_, dtype_, batch.rows(), model_.config().hidden_size);
+      backend_.kernels().rms_norm(hidden, norm.floats(), model_.config().rms_norm_eps,
                                   model_.architecture().norm_weight_offset, x.matrix());
       std::vector<double> losses(static_cast<std::size_t>(batch.rows()));
       backend_.kernels().cross_entropy(batch, x.matrix(), *head, targets_of(batch, activations.ids(i, data_)),
                                        losses);
       for (std::size_t s = 0; s + 1 < batch.offsets.size(); ++s) {
-        WindowLoss window;
-        for (std::int64_t row = batch.offsets[s]; row + 1 < batch.offsets[s + 1]; ++row) {
-          window.loss += losses[static_cast<std::size_t>(row)];
-          window.predictions += 1;
-        }
-        windows.push_back(window);
+        windows.push_back(window_loss(losses, batch.offsets[s], batch.offsets[s + 1]));
       }
-    }
+    });
     return windows;
+  }
+
+  static WindowLoss window_loss(const std::vector<double>& losses, std::int64_t first, std::int64_t end) {
+    WindowLoss window;
+    for (std::int64_t row = first; row + 1 < end; ++row) {
+      window.loss += losses[static_cast<std::size_t>(row)];
+      window.predictions += 1;
+    }
+    return window;
   }
 
   /// All windows in order: ranks hold contiguous runs.
@@ -104,6 +118,7 @@ class Evaluator {
   Communicator& comm_;
   Backend& backend_;
   DType dtype_;
+  Activations::Room room_;
   std::vector<Chunk> mine_;
 };
 
@@ -119,8 +134,9 @@ Evaluation evaluate_file(const JobConfig& job, const std::string& path, const Mo
   if (!comm.is_root()) read();
 
   Evaluation result;
+  const Activations::Room room = evaluation_room(job, *compute.backend, model, data, comm.size());
   double loss = 0;
-  for (const WindowLoss& window : Evaluator(model, data, comm, compute).run()) {
+  for (const WindowLoss& window : Evaluator(model, data, comm, compute, room).run()) {
     loss += window.loss;
     result.tokens += window.predictions;
   }
@@ -154,7 +170,7 @@ std::vector<Evaluation> run_evaluate(const JobConfig& job, Communicator& comm) {
   run_on_root(comm, open);
   if (!comm.is_root()) open();
 
-  ComputeContext compute = make_compute(job.compute, comm);
+  ComputeContext compute = make_compute(job, comm);
   std::vector<Evaluation> results;
   for (const std::string& data : job.eval.data) {
     results.push_back(evaluate_file(job, data, *model, comm, compute));

@@ -48,14 +48,73 @@ int threads_of_rank(const ComputeSection& section, Communicator& comm) {
 
 }  // namespace
 
-ComputeContext make_compute(const ComputeSection& section, Communicator& comm) {
+ComputeContext make_local_compute(const ComputeSection& section, int threads) {
   ComputeContext context;
-  context.backend = make_backend({section.backend, threads_of_rank(section, comm)});
+  context.backend = make_backend({section.backend, threads, 0});
+  const bool bf16 = section.dtype == "bf16" || (section.dtype == "auto" && context.backend->fast_bf16());
+  context.dtype = bf16 ? DType::bf16 : DType::f32;
+  return context;
+}
+
+namespace {
+
+/// Position of this rank among those of its node.
+int number_on_node(Communicator& comm) {
+  const std::string mine = host_name();
+  const auto everyone = comm.all_gather(std::as_bytes(std::span(mine)));
+  const auto own = static_cast<std::size_t>(comm.rank());
+  return static_cast<int>(std::count(everyone.begin(), everyone.begin() + comm.rank(), everyone[own]));
+}
+
+void require_one_kind(const Backend& backend, Communicator& comm) {
+  const std::string mine = backend.name();
+  const auto everyone = comm.all_gather(std::as_bytes(std::span(mine)));
+  for (std::size_t rank = 0; rank < everyone.size(); ++rank) {
+    if (everyone[rank] == everyone[0]) continue;
+    const auto text = [&](std::size_t i) {
+      return std::string(reinterpret_cast<const char*>(everyone[i].data()), everyone[i].size());
+    };
+    throw CollectiveError(
+        ExitCode::bad_usage,
+        fmt::format(
+            "rank 0 computes on {} and rank {} on {}: their results would differ. Set compute.backend, "
+            "or run on nodes of one kind.",
+            text(0), rank, text(rank)));
+  }
+}
+
+std::unique_ptr<DeviceCollectives> make_collectives(Backend& backend, Communicator& comm, double timeout) {
+  if (backend.shares_host_memory()) return make_host_collectives(comm);
+  if (comm.size() > 1 && every_rank_has_its_own_device(comm, backend.device_id())) {
+    return make_nccl_collectives(comm, {backend.device_number(), backend.native_queue(), timeout});
+  }
+  return make_staged_collectives(
+      comm,
+      {[&backend](void* host, const void* device, std::size_t bytes) {
+         backend.download(host, device, bytes);
+       },
+       [&backend](void* device, const void* host, std::size_t bytes) { backend.upload(device, host, bytes); },
+       [&backend](std::size_t bytes) { return backend.allocate_host(bytes); }});
+}
+
+}  // namespace
+
+ComputeContext make_compute(const JobConfig& job, Communicator& comm) {
+  ComputeContext context;
+  context.backend =
+      make_backend({job.compute.backend, threads_of_rank(job.compute, comm), number_on_node(comm)});
+  require_one_kind(*context.backend, comm);
+  context.collectives = make_collectives(*context.backend, comm, job.comm.timeout);
   std::int64_t use_bf16 =
-      section.dtype == "bf16" || (section.dtype == "auto" && context.backend->fast_bf16());
+      job.compute.dtype == "bf16" || (job.compute.dtype == "auto" && context.backend->fast_bf16());
   comm.broadcast(&use_bf16, sizeof(use_bf16), 0);
   context.dtype = use_bf16 != 0 ? DType::bf16 : DType::f32;
   return context;
+}
+
+std::int64_t chunk_tokens_of(const JobConfig& job, const Backend& backend) {
+  if (job.calibration.chunk_tokens > 0) return job.calibration.chunk_tokens;
+  return backend.shares_host_memory() ? 2048 : 16384;
 }
 
 int ranks_on_this_node(Communicator& comm) {
@@ -80,6 +139,7 @@ std::map<std::string, std::string> job_identity(const JobConfig& job, const Mode
                                     key.starts_with("eval.");
     if (!identity_elsewhere) identity[key] = value;
   }
+  identity["calibration.chunk_tokens"] = std::to_string(chunk_tokens_of(job, *compute.backend));
   identity["arithmetic version"] = kArithmeticVersion;
   identity["arithmetic type"] = std::string(name_of(compute.dtype));
   identity["arithmetic backend"] = compute.backend->name();

@@ -15,6 +15,11 @@ fs::path checkpoint_path(const JobConfig& job) {
                                      : fs::path(job.checkpoint.path);
 }
 
+fs::path spill_path(const JobConfig& job) {
+  return job.compute.spill_path.empty() ? fs::path(job.output.path) / "spill"
+                                        : fs::path(job.compute.spill_path);
+}
+
 JobDirectory::JobDirectory(const JobConfig& job, bool fresh, Communicator& comm)
     : comm_(comm), checkpoint_(checkpoint_path(job)) {
   run_on_root(comm, [&] {

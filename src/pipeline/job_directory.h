@@ -22,9 +22,9 @@ class JobDirectory {
 
   const CheckpointDirectory& checkpoint() const { return checkpoint_; }
   /// See find_checkpoint.
-  FoundCheckpoint find(const std::map<std::string, std::string>& identity,
+  FoundCheckpoint find(const std::map<std::string, std::string>& identity, bool other_backend,
                        const DamageInBlocks& damage) const {
-    return find_checkpoint(checkpoint_, identity, damage, comm_);
+    return find_checkpoint(checkpoint_, identity, other_backend, damage, comm_);
   }
   /// Seconds between the checkpoint and the earlier attempt's last sign of life: the work that was lost. 0
   /// where it ended in order. The root's.
@@ -43,5 +43,7 @@ class JobDirectory {
 
 /// checkpoint.path, or its default inside output.path.
 std::filesystem::path checkpoint_path(const JobConfig& job);
+/// compute.spill_path, or its default inside output.path.
+std::filesystem::path spill_path(const JobConfig& job);
 
 }  // namespace gptq

@@ -4,12 +4,14 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "backend/device_matrix.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/process.h"
 #include "io/calibration.h"
 #include "model/safetensors_reader.h"
 #include "pipeline/job_context.h"
+#include "pipeline/job_directory.h"
 #include "pipeline/progress.h"
 #include "pipeline/sample_shard.h"
 #include "quant/packing.h"
@@ -94,13 +96,23 @@ void plan_checkpoint(const JobConfig& job, const BlockShape& block, std::int64_t
   plan.checkpoint_keep = job.checkpoint.keep;
 }
 
+/// others: device memory that everything else of the job needs.
+Place place_of(const std::string& wanted, const Backend& backend, std::int64_t bytes, std::int64_t others) {
+  if (wanted == "device") return Place::device;
+  if (wanted == "host") return Place::host;
+  if (wanted == "disk") return Place::disk;
+  if (backend.shares_host_memory() || bytes + others <= backend.free_memory_bytes()) return Place::device;
+  return bytes <= host_memory_bytes() / 2 ? Place::host : Place::disk;
+}
+
 }  // namespace
 
 Plan make_plan(const JobConfig& job, const ModelWeights& model,
-               const std::vector<std::int64_t>& sample_lengths, int ranks, DType compute) {
+               const std::vector<std::int64_t>& sample_lengths, int ranks, const Backend& backend,
+               DType compute) {
   const ModelConfig& config = model.config();
   const Recipe recipe(job.quantization);
-  const std::vector<Chunk> chunks = make_chunks(sample_lengths, job.calibration.chunk_tokens);
+  const std::vector<Chunk> chunks = make_chunks(sample_lengths, chunk_tokens_of(job, backend));
   Plan plan;
   plan.ranks = ranks;
   plan.compute = compute;
@@ -142,10 +154,12 @@ Plan make_plan(const JobConfig& job, const ModelWeights& model,
   plan.activation_bytes = most_tokens * (4 * config.hidden_size + element * n);
   plan.weight_bytes = 2 * largest.source_bytes + element * largest.parameters;
   plan.scratch_bytes = largest_chunk * element * largest.widest_outputs;
-  plan.hessian_bytes = plan.tokens == 0 ? 0 : 8 * TriangularPanels::size(n) + n * n * (8 + 4 + 4);
+  plan.hessian_bytes = plan.tokens == 0 ? 0 : 8 * TriangularPanels::size(n) + n * n * (8 + 4);
   plan.embedding_bytes =
       config.vocab_size * config.hidden_size * static_cast<std::int64_t>(size_of(config.dtype));
   plan.program_bytes = kProgramBytes;
+  plan.activation_place = place_of(job.compute.activations, backend, plan.activation_bytes,
+                                   plan.weight_bytes + plan.scratch_bytes + plan.hessian_bytes);
   plan_checkpoint(job, largest, config.hidden_size, most_tokens, plan);
   plan.peak_bytes =
       plan.program_bytes + plan.activation_bytes + plan.snapshot_bytes +
@@ -225,19 +239,31 @@ double measure_matrix_rate(Backend& backend, DType compute) {
     }
     return convert(tensor, dtype);
   };
-  const HostTensor x = random(kRows, compute);
+  const DeviceMatrix x(backend, random(kRows, compute));
   const HostTensor w = random(kWidth, DType::f32);
-  const HostTensor y = make_tensor(compute, {kRows, kWidth});
+  const DeviceMatrix y(backend, compute, kRows, kWidth);
   const auto weights = backend.kernels().prepare_linear(w.matrix(), {}, compute);
   const Batch batch{{0, kRows}};
-  backend.kernels().linear(batch, x.matrix(), *weights, y.matrix(), false);
+  const auto multiply = [&](int times) {
+    for (int i = 0; i < times; ++i) backend.kernels().linear(batch, x.matrix(), *weights, y.matrix(), false);
+    backend.synchronize();
+  };
+  multiply(1);
   Stopwatch watch;
   int runs = 0;
+  // On a device, several at a time: waiting for each would count the waiting.
+  const int at_once = backend.shares_host_memory() ? 1 : 200;
   do {
-    backend.kernels().linear(batch, x.matrix(), *weights, y.matrix(), false);
-    ++runs;
+    multiply(at_once);
+    runs += at_once;
   } while (watch.seconds() < 0.25);
   return 2.0 * kRows * kWidth * kWidth * runs / watch.seconds();
+}
+
+Activations::Room evaluation_room(const JobConfig& job, const Backend& backend, const ModelWeights& model,
+                                  const CalibrationData& data, int ranks) {
+  const std::int64_t bytes = 4 * model.config().hidden_size * data.tokens() / std::max(1, ranks);
+  return {place_of(job.compute.activations, backend, bytes, bytes), spill_path(job)};
 }
 
 PlannedJob run_plan(const JobConfig& job, const PlannedMachines& machines) {
@@ -254,13 +280,11 @@ PlannedJob run_plan(const JobConfig& job, const PlannedMachines& machines) {
   }
   const int cores = available_cores();
   const int threads = job.compute.threads > 0 ? job.compute.threads : std::max(1, cores / node_ranks);
-  const auto backend = make_backend({job.compute.backend, threads});
-  const bool use_bf16 = job.compute.dtype == "bf16" || (job.compute.dtype == "auto" && backend->fast_bf16());
-  const DType compute = use_bf16 ? DType::bf16 : DType::f32;
-  const Plan plan = make_plan(job, model, lengths, ranks, compute);
+  const ComputeContext context = make_local_compute(job.compute, threads);
+  const Plan plan = make_plan(job, model, lengths, ranks, *context.backend, context.dtype);
   plan.require_fit(machines.node_memory_bytes > 0 ? machines.node_memory_bytes : host_memory_bytes(),
                    node_ranks);
-  return {plan, measure_matrix_rate(*backend, compute), machines.disk_speed};
+  return {plan, measure_matrix_rate(*context.backend, context.dtype), machines.disk_speed};
 }
 
 std::string to_json(const PlannedJob& planned) {

@@ -6,7 +6,9 @@
 
 #include "backend/backend.h"
 #include "config/job_config.h"
+#include "io/calibration.h"
 #include "model/weights.h"
+#include "pipeline/activations.h"
 
 namespace gptq {
 
@@ -23,6 +25,7 @@ struct Plan {
   std::int64_t idle_ranks = 0;  ///< ranks without samples; they help with the solves only
 
   // Bytes on the rank that needs most (the root: it holds the factorization).
+  Place activation_place = Place::device;
   std::int64_t activation_bytes = 0;
   std::int64_t weight_bytes = 0;  ///< two blocks as read, one as multiplied
   std::int64_t scratch_bytes = 0;
@@ -60,8 +63,14 @@ struct PlannedMachines {
   double disk_speed = 1e9;             ///< bytes/s
 };
 
+/// backend: where it will be computed, whose free memory decides the place of the activations.
 Plan make_plan(const JobConfig& job, const ModelWeights& model,
-               const std::vector<std::int64_t>& sample_lengths, int ranks, DType compute);
+               const std::vector<std::int64_t>& sample_lengths, int ranks, const Backend& backend,
+               DType compute);
+
+/// Where `eval` keeps the residual stream of its samples.
+Activations::Room evaluation_room(const JobConfig& job, const Backend& backend, const ModelWeights& model,
+                                  const CalibrationData& data, int ranks);
 
 /// FLOP/s of this rank's matrix products, measured for a quarter of a second.
 double measure_matrix_rate(Backend& backend, DType compute);

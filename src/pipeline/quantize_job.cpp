@@ -83,7 +83,8 @@ class QuantizeJob {
         compute_(std::move(compute)),
         recipe_(job.quantization),
         identity_(job_identity(job, *inputs_.model, inputs_.calibration.sha256, compute_, comm)),
-        fingerprint_(fingerprint_of(identity_)) {}
+        fingerprint_(fingerprint_of(identity_)),
+        phases_(*compute_.backend) {}
 
   Report run() {
     report_ = new_report();
@@ -137,8 +138,8 @@ class QuantizeJob {
 
   /// Everything that can refuse the job does so here, before the first token is computed.
   void prepare() {
-    const Plan plan =
-        make_plan(job_, *inputs_.model, lengths_of(inputs_.calibration), comm_.size(), compute_.dtype);
+    const Plan plan = make_plan(job_, *inputs_.model, lengths_of(inputs_.calibration), comm_.size(),
+                                *compute_.backend, compute_.dtype);
     const int node_ranks = ranks_on_this_node(comm_);
     run_on_root(comm_, [&] {
       log::info("{} ranks x {} threads, {}, {} arithmetic", comm_.size(), compute_.backend->threads(),
@@ -146,9 +147,11 @@ class QuantizeJob {
       plan.require_fit(host_memory_bytes(), node_ranks);
     });
     directory_.emplace(job_, fresh_, comm_);
-    const FoundCheckpoint found = directory_->find(identity_, [&](const std::vector<std::string>& blocks) {
+    const bool other_backend = job_.checkpoint.other_backend == "accept";
+    const auto damage = [&](const std::vector<std::string>& blocks) {
       return damage_in_finished_blocks(job_, *inputs_.model, recipe_, blocks, {comm_.rank(), comm_.size()});
-    });
+    };
+    const FoundCheckpoint found = directory_->find(identity_, other_backend, damage);
     const std::optional<CheckpointManifest>& manifest = found.good;
     run_on_root(comm_, [&] {
       const std::vector<std::string> finished =
@@ -156,27 +159,29 @@ class QuantizeJob {
       export_.emplace(std::make_unique<Exporter>(job_, *inputs_.model, recipe_, fingerprint_, finished));
       if (manifest) export_->keep_partial_files();
     });
-    make_activations();
+    make_activations(plan);
     if (manifest) {
       take_up(*manifest);
     } else if (uses_calibration()) {
       const auto scope = phases_.in("embed");
-      embed_samples(*inputs_.model, inputs_.calibration, compute_.backend->kernels(), *activations_);
+      embed_samples(*compute_.backend, *inputs_.model, inputs_.calibration, *activations_);
     }
     if (uses_calibration()) {
-      rotary_ = make_rotary_table(inputs_.model->config(), inputs_.calibration.longest());
+      rotary_ = {*compute_.backend,
+                 make_rotary_angles(inputs_.model->config(), inputs_.calibration.longest())};
     }
     start_checkpoints(found);
   }
 
-  void make_activations() {
+  void make_activations(const Plan& plan) {
     const std::vector<Chunk> chunks =
-        make_chunks(lengths_of(inputs_.calibration), job_.calibration.chunk_tokens);
+        make_chunks(lengths_of(inputs_.calibration), chunk_tokens_of(job_, *compute_.backend));
     const auto [first, last] = chunks_of_rank(chunks, comm_.rank(), comm_.size());
-    activations_.emplace(inputs_.calibration,
+    activations_.emplace(*compute_.backend, inputs_.calibration,
                          std::vector<Chunk>(chunks.begin() + static_cast<std::ptrdiff_t>(first),
                                             chunks.begin() + static_cast<std::ptrdiff_t>(last)),
-                         inputs_.model->config().hidden_size, widest_group(*inputs_.model), compute_.dtype);
+                         inputs_.model->config().hidden_size, widest_group(*inputs_.model), compute_.dtype,
+                         Activations::Room{plan.activation_place, spill_path(job_)});
   }
 
   /// Goes to where an earlier attempt was.
@@ -218,8 +223,8 @@ class QuantizeJob {
                                        export_->keep_partial_files();
                                        return export_->finish_up_to(block);
                                      }};
-    checkpointer_.emplace(job_.checkpoint, directory_->checkpoint(), std::move(about), comm_, phases_,
-                          std::move(at_commit));
+    checkpointer_.emplace(job_.checkpoint, directory_->checkpoint(), std::move(about), *compute_.backend,
+                          comm_, phases_, std::move(at_commit));
     checkpointer_->discard_at_next_commit(found.damaged);
     if (found.good && comm_.is_root()) {
       log::info("first new work {} after the start of the program; {} of work is repeated",
@@ -233,12 +238,13 @@ class QuantizeJob {
   void quantize_blocks() {
     const std::int64_t blocks = inputs_.model->config().num_hidden_layers;
     Progress progress(job_.log.progress, comm_.is_root(), blocks, report_.tokens);
-    StageSolver solver(*compute_.backend, comm_, recipe_, report_.tokens, report_.samples, phases_);
+    StageSolver solver(*compute_.backend, comm_, *compute_.collectives, recipe_, report_.tokens,
+                       report_.samples, phases_);
     BlockPrefetcher prefetcher(*inputs_.model, first_block_, blocks);
     for (std::int64_t index = first_block_; index < blocks; ++index) {
       BlockWeights weights = next_weights(prefetcher);
       BlockQuantizer quantizer(
-          *inputs_.model, recipe_, solver, compute_.backend->kernels(), phases_,
+          *inputs_.model, recipe_, solver, *compute_.backend, phases_,
           [&](const std::vector<LayerStatistics>& rows) { progress.layers_done(index, rows); },
           [&](const SafePoint& point) { checkpointer_->at_safe_point(point, report_.layers); });
       QuantizedBlock quantized =
@@ -320,11 +326,11 @@ class QuantizeJob {
   Recipe recipe_;
   std::map<std::string, std::string> identity_;
   std::string fingerprint_;
+  PhaseClock phases_;
   std::optional<JobDirectory> directory_;
   std::optional<BackgroundExport> export_;  ///< on the root
   std::optional<Activations> activations_;
-  RotaryTable rotary_;
-  PhaseClock phases_;
+  DeviceRotary rotary_;
   std::int64_t first_block_ = 0;
   BlockStart start_;           ///< what an earlier attempt left of first_block_
   double seconds_before_ = 0;  ///< work of earlier attempts
@@ -337,7 +343,7 @@ class QuantizeJob {
 
 Report run_quantize(const JobConfig& job, bool fresh, Communicator& comm) {
   Inputs inputs = open_inputs(job, comm);
-  ComputeContext compute = make_compute(job.compute, comm);
+  ComputeContext compute = make_compute(job, comm);
   return QuantizeJob(job, fresh, comm, std::move(inputs), std::move(compute)).run();
 }
 

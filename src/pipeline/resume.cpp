@@ -35,10 +35,26 @@ std::string first_damage(const std::string& mine, Communicator& comm) {
   return "";
 }
 
+/// The identity as if this job computed where the checkpoint was written.
+std::map<std::string, std::string> with_backend_of(const CheckpointManifest& manifest,
+                                                   std::map<std::string, std::string> identity) {
+  const auto there = manifest.identity.find("arithmetic backend");
+  if (there == manifest.identity.end()) return identity;
+  std::string& here = identity["arithmetic backend"];
+  if (here != there->second) {
+    log::warn(
+        "going on with {} from a checkpoint that was computed with {}: the result will have the bytes of "
+        "neither alone",
+        here, there->second);
+  }
+  here = there->second;
+  return identity;
+}
+
 /// A generation's manifest, on every rank; or what is wrong with the generation.
 std::string examine(const CheckpointDirectory& directory, std::int64_t generation,
-                    const std::map<std::string, std::string>& identity, const DamageInBlocks& damage,
-                    Communicator& comm, CheckpointManifest& manifest) {
+                    const std::map<std::string, std::string>& identity, bool other_backend,
+                    const DamageInBlocks& damage, Communicator& comm, CheckpointManifest& manifest) {
   std::string mine;
   try {
     manifest = directory.read(generation);
@@ -47,7 +63,8 @@ std::string examine(const CheckpointDirectory& directory, std::int64_t generatio
   }
   std::string all = first_damage(mine, comm);
   if (!all.empty()) return all;
-  const std::vector<std::string> differing = differing_keys(manifest.identity, identity);
+  const std::vector<std::string> differing =
+      differing_keys(manifest.identity, other_backend ? with_backend_of(manifest, identity) : identity);
   if (!differing.empty()) {
     throw CollectiveError(
         ExitCode::io,
@@ -60,39 +77,48 @@ std::string examine(const CheckpointDirectory& directory, std::int64_t generatio
   return first_damage(mine, comm);
 }
 
-/// Copies the rank's samples out of the files that hold them.
-void read_samples(const RankFile& file, const CheckpointManifest::File& entry, const std::string& dataset,
-                  std::int64_t first, std::int64_t count, const Batch& batch, const Matrix& target) {
-  const std::int64_t from = std::max(first, entry.first_sample);
-  const std::int64_t to = std::min(first + count, entry.end_sample);
-  if (from >= to) return;
-  const std::int64_t first_row = batch.offsets[static_cast<std::size_t>(from - first)];
-  const std::int64_t rows = batch.offsets[static_cast<std::size_t>(to - first)] - first_row;
-  file.read_rows(dataset, from, to - from, target.rows_from(first_row, rows));
+/// The rows of one chunk that a file holds, in host memory.
+struct ChunkPart {
+  std::int64_t first_sample = 0;
+  std::int64_t samples = 0;
+  std::int64_t first_row = 0;  ///< in the chunk
+  std::int64_t rows = 0;
+
+  ChunkPart(const Chunk& chunk, const Batch& batch, const CheckpointManifest::File& entry) {
+    first_sample = std::max(chunk.first_sample, entry.first_sample);
+    samples = std::min(chunk.first_sample + chunk.samples, entry.end_sample) - first_sample;
+    if (samples <= 0) return;
+    const auto offset = [&](std::int64_t sample) {
+      return batch.offsets[static_cast<std::size_t>(sample - chunk.first_sample)];
+    };
+    first_row = offset(first_sample);
+    rows = offset(first_sample + samples) - first_row;
+  }
+  HostTensor read(const RankFile& file, const char* dataset, DType dtype, std::int64_t width) const {
+    HostTensor tensor = make_tensor(dtype, {rows, width});
+    // A matrix of one row is seen as such, whatever its shape.
+    file.read_rows(dataset, first_sample, samples, {tensor.storage.data(), dtype, rows, width, width});
+    return tensor;
+  }
+};
+
+Matrix rows_of(const HostTensor& tensor) {
+  return {tensor.storage.data(), tensor.dtype, tensor.shape[0], tensor.shape[1], tensor.shape[1]};
 }
 
 void read_activations(const RankFile& file, const CheckpointManifest::File& entry, std::int64_t width,
                       Activations& activations, BlockStart& start) {
-  const Matrix all = activations.all_hidden();
   for (std::size_t i = 0; i < activations.chunks(); ++i) {
-    const Chunk& chunk = activations.chunk(i);
-    const Batch& batch = activations.batch(i);
-    const auto read = [&](const std::string& dataset, const Matrix& target) {
-      read_samples(file, entry, dataset, chunk.first_sample, chunk.samples, batch, target);
-    };
-    const Matrix hidden = activations.hidden(i);
-    read("hidden", hidden);
-    if (start.group > 0) read("x", activations.x(i, width));
-    if (start.group > 0 && file.has("hidden_before")) {
-      if (start.hidden_before.size() == 0) {
-        start.hidden_before = HostBuffer(static_cast<std::size_t>(all.rows * all.cols) * sizeof(float));
-      }
-      // The same place in the copy as in the original.
-      Matrix before = hidden;
-      before.data = start.hidden_before.data() +
-                    (static_cast<std::byte*>(hidden.data) - static_cast<std::byte*>(all.data));
-      read("hidden_before", before);
-    }
+    const ChunkPart part(activations.chunk(i), activations.batch(i), entry);
+    if (part.samples <= 0) continue;
+    const std::int64_t hidden_size = activations.hidden_size();
+    activations.write_hidden(i, part.first_row, rows_of(part.read(file, "hidden", DType::f32, hidden_size)));
+    if (start.group == 0) continue;
+    activations.write_x(i, part.first_row, rows_of(part.read(file, "x", activations.compute(), width)));
+    if (!file.has("hidden_before")) continue;
+    if (start.hidden_before.size() == 0) start.hidden_before = activations.empty_hidden();
+    activations.write_hidden_copy(start.hidden_before, i, part.first_row,
+                                  rows_of(part.read(file, "hidden_before", DType::f32, hidden_size)));
   }
 }
 
@@ -119,7 +145,7 @@ bool holds_samples_of(const Activations& activations, const CheckpointManifest::
 }  // namespace
 
 FoundCheckpoint find_checkpoint(const CheckpointDirectory& directory,
-                                const std::map<std::string, std::string>& identity,
+                                const std::map<std::string, std::string>& identity, bool other_backend,
                                 const DamageInBlocks& damage, Communicator& comm) {
   // Other ranks may see an older listing on a network file system: the root's counts.
   std::vector<std::int64_t> generations;
@@ -132,7 +158,7 @@ FoundCheckpoint find_checkpoint(const CheckpointDirectory& directory,
   FoundCheckpoint found;
   for (const std::int64_t generation : generations) {
     CheckpointManifest manifest;
-    const std::string wrong = examine(directory, generation, identity, damage, comm, manifest);
+    const std::string wrong = examine(directory, generation, identity, other_backend, damage, comm, manifest);
     if (wrong.empty()) {
       found.good = std::move(manifest);
       return found;

@@ -26,8 +26,9 @@ struct FoundCheckpoint {
 
 /// Looked for by all ranks together. Throws on every rank (IoError) if the checkpoint belongs to another job,
 /// with the keys that differ, or if there are generations and none is good. Reads only. Collective.
+/// other_backend: one written by another backend will do.
 FoundCheckpoint find_checkpoint(const CheckpointDirectory& directory,
-                                const std::map<std::string, std::string>& identity,
+                                const std::map<std::string, std::string>& identity, bool other_backend,
                                 const DamageInBlocks& damage, Communicator& comm);
 
 /// Brings this rank's samples and its part of the sums back from a good generation, whatever ranks wrote it.

@@ -5,15 +5,15 @@
 #include <span>
 #include <vector>
 
-#include "base/tensor.h"
 #include "pipeline/activations.h"
+#include "quant/hessian.h"
 #include "quant/quantized_layer.h"
 
 namespace gptq {
 
 /// A part of a Hessian's sum: which chunks are in it already.
 struct PartialSum {
-  std::vector<std::int64_t> panels;         ///< this rank's part; empty: nothing was summed
+  std::vector<std::int64_t> panels;         ///< this rank's part, in host memory; empty: nothing was summed
   std::vector<std::int64_t> chunks;         ///< in `panels`, global indices
   std::vector<std::int64_t> done_anywhere;  ///< chunks in any rank's part: nobody sums them again
 };
@@ -26,9 +26,9 @@ struct QuantizedBlock {
 /// The present block as an earlier attempt left it.
 struct BlockStart {
   std::int64_t group = 0;  ///< the stage group that comes next; for groups > 0 the activations hold its input
-  QuantizedBlock finished;   ///< layers of the groups before
-  PartialSum sum;            ///< of that group
-  HostBuffer hidden_before;  ///< the block's input; only without true_sequential and for groups > 0
+  QuantizedBlock finished;  ///< layers of the groups before
+  PartialSum sum;           ///< of that group
+  RowStore hidden_before;   ///< the block's input; only without true_sequential and for groups > 0
 };
 
 /// A place between two steps where a job may be stopped and taken up again. All ranks pass the same safe
@@ -38,9 +38,9 @@ struct SafePoint {
   std::int64_t group = 0;                    ///< ... stage group comes next or is being summed
   const Activations* activations = nullptr;  ///< none for round-to-nearest
   std::int64_t x_width = 0;  ///< 0: x is not part of the state, it follows from the hidden states
-  const HostBuffer* hidden_before = nullptr;
-  std::span<const std::int64_t> panels;      ///< this rank's part of the sum; empty: outside a sum
-  std::vector<std::int64_t> chunks;          ///< in `panels`
+  const RowStore* hidden_before = nullptr;
+  const HessianSum* sum = nullptr;           ///< this rank's part; null: outside a sum
+  std::vector<std::int64_t> chunks;          ///< in `sum`
   const QuantizedBlock* finished = nullptr;  ///< of the present block
 };
 

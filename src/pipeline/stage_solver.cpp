@@ -11,8 +11,8 @@ namespace {
 struct RowSums {
   double loss = 0, output_error = 0, output_norm = 0, weight_error = 0, weight_norm = 0;
 
-  void add(const QuantizedRows& rows) {
-    for (std::size_t r = 0; r < static_cast<std::size_t>(rows.rows); ++r) {
+  void add(const QuantizedRows& rows, std::int64_t first, std::int64_t count) {
+    for (auto r = static_cast<std::size_t>(first); r < static_cast<std::size_t>(first + count); ++r) {
       loss += rows.solve_loss[r];
       output_error += rows.output_error[r];
       output_norm += rows.output_norm[r];
@@ -54,25 +54,31 @@ QuantizedLayer empty_layer(const LayerToQuantize& layer, const StageFactor& fact
   return result;
 }
 
-void place(const QuantizedRows& rows, std::int64_t first, QuantizedLayer& layer) {
-  std::copy(rows.codes.begin(), rows.codes.end(), layer.codes.begin() + first * layer.in_features);
-  std::copy(rows.scales.begin(), rows.scales.end(), layer.scales.begin() + first * layer.groups);
-  std::copy(rows.zeros.begin(), rows.zeros.end(), layer.zeros.begin() + first * layer.groups);
+/// Rows [from, from + range.count) of `rows` are those of the range.
+void place(const QuantizedRows& rows, std::int64_t from, const RowRange& range, QuantizedLayer& layer) {
+  const auto copy = [&](const auto& source, auto& target, std::int64_t width) {
+    std::copy_n(source.begin() + from * width, range.count * width, target.begin() + range.first * width);
+  };
+  copy(rows.codes, layer.codes, layer.in_features);
+  copy(rows.scales, layer.scales, layer.groups);
+  copy(rows.zeros, layer.zeros, layer.groups);
 }
 
 }  // namespace
 
-StageSolver::StageSolver(Backend& backend, Communicator& comm, const Recipe& recipe,
-                         std::int64_t total_tokens, std::int64_t total_samples, PhaseClock& phases)
+StageSolver::StageSolver(Backend& backend, Communicator& comm, DeviceCollectives& device_comm,
+                         const Recipe& recipe, std::int64_t total_tokens, std::int64_t total_samples,
+                         PhaseClock& phases)
     : backend_(backend),
       comm_(comm),
+      device_comm_(device_comm),
       recipe_(recipe),
       total_tokens_(total_tokens),
       total_samples_(total_samples),
       phases_(phases) {}
 
-HessianSum StageSolver::accumulate(const Activations& activations, std::int64_t width,
-                                   std::vector<float> maximum, PartialSum before, const OnRound& on_round) {
+HessianSum StageSolver::accumulate(Activations& activations, std::int64_t width, std::vector<float> maximum,
+                                   PartialSum before, const OnRound& on_round) {
   const std::vector<std::size_t> unsummed = chunks_to_sum(activations, before.done_anywhere);
   std::vector<std::int64_t> rounds{std::min(kMostRounds, static_cast<std::int64_t>(unsummed.size()))};
   {
@@ -80,42 +86,52 @@ HessianSum StageSolver::accumulate(const Activations& activations, std::int64_t 
     comm_.all_reduce_max(maximum);
     comm_.all_reduce_max(rounds);
   }
-  HessianSum sum = make_hessian_sum(maximum, total_tokens_);
+  HessianSum sum = make_hessian_sum(backend_, maximum, total_tokens_);
   if (!before.panels.empty()) {
-    GPTQ_EXPECT(before.panels.size() == sum.panels.size());
-    sum.panels = std::move(before.panels);
+    GPTQ_EXPECT(before.panels.size() == sum.count());
+    backend_.upload(sum.values(), before.panels.data(), sum.panels.size());
   }
   for (std::int64_t round = 0; round < rounds[0]; ++round) {
-    if (round > 0) on_round(sum.panels, before.chunks);
+    if (round > 0) on_round(sum, before.chunks);
     const auto scope = phases_.in("hessian");
     const auto bound = [&](std::int64_t r) {
-      return static_cast<std::int64_t>(unsummed.size()) * r / rounds[0];
+      return unsummed.begin() + static_cast<std::int64_t>(unsummed.size()) * r / rounds[0];
     };
-    for (std::int64_t i = bound(round); i < bound(round + 1); ++i) {
-      const std::size_t chunk = unsummed[static_cast<std::size_t>(i)];
-      backend_.kernels().accumulate_hessian(activations.x(chunk, width), sum.exponents, sum.panels.data());
-      before.chunks.push_back(activations.chunk(chunk).index);
-    }
+    Activations::Use use;
+    use.x_width = width;
+    activations.visit({bound(round), bound(round + 1)}, use,
+                      [&](std::size_t i, const Matrix&, const Matrix& x, const Matrix&) {
+                        backend_.kernels().accumulate_hessian(x, sum.exponents, sum.values());
+                        before.chunks.push_back(activations.chunk(i).index);
+                      });
   }
   const auto scope = phases_.in("reduce");
-  comm_.all_reduce_sum(sum.panels);
+  device_comm_.all_reduce_sum(sum.values(), sum.count());
   return sum;
 }
 
 StageFactor StageSolver::factor(const HessianSum& sum) {
+  StageFactor factor;
   std::vector<std::byte> bytes;
   {
     const auto scope = phases_.in("factor");
     run_on_root(comm_, [&] {
-      bytes = serialize(factor_hessian(backend_.kernels(), to_hessian(sum), sum.n, recipe_.section()));
+      factor = factor_hessian(backend_, sum, recipe_.section());
+      bytes = serialize(factor);
     });
   }
+  if (comm_.size() == 1) return factor;
   const auto scope = phases_.in("reduce");
-  std::int64_t size = static_cast<std::int64_t>(bytes.size());
+  auto size = static_cast<std::int64_t>(bytes.size());
   comm_.broadcast(&size, sizeof(size), 0);
   bytes.resize(static_cast<std::size_t>(size));
   comm_.broadcast(bytes.data(), bytes.size(), 0);
-  return deserialize_factor(bytes);
+  if (!comm_.is_root()) {
+    factor = deserialize_factor(bytes);
+    if (!factor.fallback) factor.r = backend_.allocate(factor_bytes(sum.n));
+  }
+  if (!factor.fallback) device_comm_.broadcast(factor.r.data(), factor.r.size(), 0);
+  return factor;
 }
 
 StageFactor StageSolver::no_factor(std::int64_t width) const {
@@ -124,73 +140,77 @@ StageFactor StageSolver::no_factor(std::int64_t width) const {
   return factor;
 }
 
-std::vector<QuantizedRows> StageSolver::solve_own_rows(const StageFactor& factor,
-                                                       const std::vector<LayerToQuantize>& layers,
-                                                       const std::vector<RowRange>& ranges) {
-  std::vector<QuantizedRows> solved;
-  for (const RowRange& range : ranges) {
-    const HostTensor& weight = *layers[static_cast<std::size_t>(range.layer)].weight;
-    HostTensor rows = make_tensor(weight.dtype, {range.count, weight.matrix().cols});
-    const Matrix source = weight.matrix().rows_from(range.first, range.count);
-    std::copy_n(static_cast<const std::byte*>(source.data), rows.storage.size(), rows.storage.data());
-    const HostTensor floats = convert(rows, DType::f32);
-    solved.push_back(backend_.kernels().solve_rows(floats.matrix(), factor.columns, factor.r, factor.damping,
-                                                   recipe_.solve_options()));
+SolvedRows StageSolver::solve_own_rows(const StageFactor& factor,
+                                       const std::vector<LayerToQuantize>& layers) {
+  std::vector<std::int64_t> out_features;
+  for (const LayerToQuantize& layer : layers) out_features.push_back(layer.weight->shape[0]);
+  SolvedRows solved;
+  solved.ranges = rows_of_rank(out_features, comm_.rank(), comm_.size());
+  std::vector<Matrix> parts;
+  for (const RowRange& range : solved.ranges) {
+    const Matrix weight = layers[static_cast<std::size_t>(range.layer)].weight->matrix();
+    parts.push_back(weight.rows_from(range.first, range.count));
   }
+  solved.rows = backend_.kernels().solve_rows(parts, factor.columns, factor.factor(), factor.damping,
+                                              recipe_.solve_options());
   return solved;
+}
+
+LayerStatistics StageSolver::statistics(const LayerToQuantize& layer, const StageFactor& factor,
+                                        std::int64_t block) const {
+  const bool calibrated = factor.factor() != nullptr || factor.fallback;
+  LayerStatistics row;
+  row.module = layer.module;
+  row.block = block;
+  row.bits = recipe_.section().bits;
+  row.group_size = recipe_.section().group_size;
+  row.samples = calibrated ? total_samples_ : 0;
+  row.tokens = calibrated ? total_tokens_ : 0;
+  row.damp_percent = factor.damp_percent;
+  row.damping_steps = factor.damping_steps;
+  row.fallback = factor.fallback;
+  if (factor.fallback) row.fallback_reason = "the Hessian is not positive definite even with full damping";
+  return row;
 }
 
 SolvedStage StageSolver::solve(const StageFactor& factor, const std::vector<LayerToQuantize>& layers,
                                std::int64_t block) {
   Stopwatch watch;
-  std::vector<std::int64_t> out_features;
-  std::int64_t total_rows = 0;
-  for (const LayerToQuantize& layer : layers) {
-    out_features.push_back(layer.weight->shape[0]);
-    total_rows += out_features.back();
-  }
-  const std::vector<RowRange> ranges = rows_of_rank(out_features, comm_.rank(), comm_.size());
-  std::vector<std::byte> mine;
+  std::vector<SolvedRows> everyone(1);
   {
     const auto scope = phases_.in("solve");
-    mine = serialize(ranges, solve_own_rows(factor, layers, ranges));
+    everyone[0] = solve_own_rows(factor, layers);
   }
-  const auto scope = phases_.in("reduce");
-  const auto everyone = comm_.all_gather(mine);
+  const auto scope = phases_.in("gather");
+  if (comm_.size() > 1) {
+    const auto all_bytes = comm_.all_gather(serialize(everyone[0]));
+    everyone.clear();
+    for (const auto& bytes : all_bytes) everyone.push_back(deserialize_rows(bytes));
+  }
 
   SolvedStage result;
   std::vector<RowSums> sums(layers.size());
   for (const LayerToQuantize& layer : layers) {
     result.layers.push_back(empty_layer(layer, factor, recipe_.section().bits));
   }
-  for (const auto& bytes : everyone) {
-    std::vector<RowRange> their_ranges;
-    std::vector<QuantizedRows> their_rows;
-    deserialize_rows(bytes, their_ranges, their_rows);
-    for (std::size_t i = 0; i < their_ranges.size(); ++i) {
-      const std::size_t layer = static_cast<std::size_t>(their_ranges[i].layer);
-      place(their_rows[i], their_ranges[i].first, result.layers[layer]);
-      sums[layer].add(their_rows[i]);
+  for (const SolvedRows& theirs : everyone) {
+    std::int64_t from = 0;
+    for (const RowRange& range : theirs.ranges) {
+      const auto layer = static_cast<std::size_t>(range.layer);
+      place(theirs.rows, from, range, result.layers[layer]);
+      sums[layer].add(theirs.rows, from, range.count);
+      from += range.count;
     }
   }
   const double seconds = watch.seconds();
-  const bool rtn = factor.r.empty();
+  std::int64_t total_rows = 0;
+  for (const LayerToQuantize& layer : layers) total_rows += layer.weight->shape[0];
   for (std::size_t i = 0; i < layers.size(); ++i) {
-    LayerStatistics row;
-    row.module = layers[i].module;
-    row.block = block;
-    row.bits = recipe_.section().bits;
-    row.group_size = recipe_.section().group_size;
-    row.samples = rtn && !factor.fallback ? 0 : total_samples_;
-    row.tokens = rtn && !factor.fallback ? 0 : total_tokens_;
-    row.damp_percent = factor.damp_percent;
-    row.damping_steps = factor.damping_steps;
-    row.fallback = factor.fallback;
-    if (factor.fallback) row.fallback_reason = "the Hessian is not positive definite even with full damping";
+    LayerStatistics row = statistics(layers[i], factor, block);
     row.loss = sums[i].loss;
     row.relative_weight_error = ratio(sums[i].weight_error, sums[i].weight_norm);
     row.relative_output_error = ratio(sums[i].output_error, sums[i].output_norm);
-    row.seconds = seconds * static_cast<double>(out_features[i]) / static_cast<double>(total_rows);
+    row.seconds = seconds * static_cast<double>(layers[i].weight->shape[0]) / static_cast<double>(total_rows);
     result.statistics.push_back(row);
   }
   return result;

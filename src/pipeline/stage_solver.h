@@ -7,6 +7,7 @@
 
 #include "backend/backend.h"
 #include "comm/communicator.h"
+#include "comm/device_collectives.h"
 #include "model/architectures.h"
 #include "pipeline/activations.h"
 #include "pipeline/phase_clock.h"
@@ -34,16 +35,15 @@ struct SolvedStage {
 /// all ranks.
 class StageSolver {
  public:
-  StageSolver(Backend& backend, Communicator& comm, const Recipe& recipe, std::int64_t total_tokens,
-              std::int64_t total_samples, PhaseClock& phases);
+  StageSolver(Backend& backend, Communicator& comm, DeviceCollectives& device_comm, const Recipe& recipe,
+              std::int64_t total_tokens, std::int64_t total_samples, PhaseClock& phases);
 
   /// Called with this rank's part of the sum and the chunks in it, by all ranks the same number of times.
-  using OnRound =
-      std::function<void(std::span<const std::int64_t> panels, const std::vector<std::int64_t>& chunks)>;
+  using OnRound = std::function<void(const HessianSum& sum, const std::vector<std::int64_t>& chunks)>;
 
   /// H of the group's input. maximum: this rank's column magnitudes of x over its own chunks. before: what an
   /// earlier attempt has summed. The chunks are summed in a few rounds, with a call of on_round between them.
-  HessianSum accumulate(const Activations& activations, std::int64_t width, std::vector<float> maximum,
+  HessianSum accumulate(Activations& activations, std::int64_t width, std::vector<float> maximum,
                         PartialSum before, const OnRound& on_round);
   /// Damps and factors on the root, then shares the factor.
   StageFactor factor(const HessianSum& sum);
@@ -53,12 +53,13 @@ class StageSolver {
                     std::int64_t block);
 
  private:
-  std::vector<QuantizedRows> solve_own_rows(const StageFactor& factor,
-                                            const std::vector<LayerToQuantize>& layers,
-                                            const std::vector<RowRange>& ranges);
+  SolvedRows solve_own_rows(const StageFactor& factor, const std::vector<LayerToQuantize>& layers);
+  LayerStatistics statistics(const LayerToQuantize& layer, const StageFactor& factor,
+                             std::int64_t block) const;
 
   Backend& backend_;
   Communicator& comm_;
+  DeviceCollectives& device_comm_;
   const Recipe& recipe_;
   std::int64_t total_tokens_;
   std::int64_t total_samples_;

@@ -29,39 +29,35 @@ std::vector<int> hessian_exponents(std::span<const float> maximum, std::int64_t 
   return exponents;
 }
 
-HessianSum make_hessian_sum(std::span<const float> maximum, std::int64_t tokens) {
+double HessianSum::scale() const {
+  return 2.0 / static_cast<double>(std::max<std::int64_t>(tokens, 1));
+}
+
+HessianSum make_hessian_sum(Backend& backend, std::span<const float> maximum, std::int64_t tokens) {
   HessianSum sum;
   sum.n = static_cast<std::int64_t>(maximum.size());
   sum.tokens = tokens;
   sum.exponents = hessian_exponents(maximum, tokens);
-  sum.panels.assign(static_cast<std::size_t>(TriangularPanels::size(sum.n)), 0);
+  sum.panels =
+      backend.allocate(static_cast<std::size_t>(TriangularPanels::size(sum.n)) * sizeof(std::int64_t));
+  backend.set_zero(sum.panels.data(), sum.panels.size());
   return sum;
 }
 
-std::vector<double> to_hessian(const HessianSum& sum) {
+std::vector<double> to_hessian(Backend& backend, const HessianSum& sum) {
   const std::int64_t n = sum.n;
-  GPTQ_EXPECT(static_cast<std::int64_t>(sum.panels.size()) == TriangularPanels::size(n));
   GPTQ_EXPECT(static_cast<std::int64_t>(sum.exponents.size()) == n);
-  std::vector<double> scale(static_cast<std::size_t>(n));
-  for (std::size_t c = 0; c < scale.size(); ++c) scale[c] = std::ldexp(1.0, -sum.exponents[c]);
-  const double per_token = 2.0 / static_cast<double>(std::max<std::int64_t>(sum.tokens, 1));
-
+  std::vector<std::int64_t> panels(sum.count());
+  backend.download(panels.data(), sum.values(), sum.panels.size());
   std::vector<double> hessian(static_cast<std::size_t>(n * n));
-  // Square tiles: the mirrored half is written column by column, within lines that stay in the cache.
-  constexpr std::int64_t tile = 64;
-  static_assert(TriangularPanels::kPanel % tile == 0);
-  for (std::int64_t first_row = 0; first_row < n; first_row += tile) {
-    for (std::int64_t first_col = first_row; first_col < n; first_col += tile) {
-      for (std::int64_t i = first_row; i < std::min(first_row + tile, n); ++i) {
-        const std::int64_t* row = sum.panels.data() + TriangularPanels::index(n, i, first_col);
-        for (std::int64_t j = std::max(i, first_col); j < std::min(first_col + tile, n); ++j) {
-          const double product = static_cast<double>(row[j - first_col]) * per_token;
-          const double value =
-              product * scale[static_cast<std::size_t>(i)] * scale[static_cast<std::size_t>(j)];
-          hessian[static_cast<std::size_t>(i * n + j)] = value;
-          hessian[static_cast<std::size_t>(j * n + i)] = value;
-        }
-      }
+  for (std::int64_t i = 0; i < n; ++i) {
+    for (std::int64_t j = i; j < n; ++j) {
+      const auto entry =
+          static_cast<double>(panels[static_cast<std::size_t>(TriangularPanels::index(n, i, j))]);
+      const int exponent =
+          sum.exponents[static_cast<std::size_t>(i)] + sum.exponents[static_cast<std::size_t>(j)];
+      const double value = std::ldexp(entry * sum.scale(), -exponent);
+      hessian[static_cast<std::size_t>(i * n + j)] = hessian[static_cast<std::size_t>(j * n + i)] = value;
     }
   }
   return hessian;

@@ -4,26 +4,32 @@
 #include <span>
 #include <vector>
 
-#include "kernels/kernels.h"
+#include "backend/backend.h"
 
 namespace gptq {
 
 /// Exponents e_c for exact integer sums: every |2^(e_i+e_j) x_i x_j| summed over `tokens` rows stays below
-/// 2^61. maximum: the columns' largest magnitudes over all ranks. A column of zeros gets exponent 0.
+/// 2^61. maximum: the columns' largest magnitudes over all ranks. A column of zeros gets exponent 0. Throws
+/// NumericalError for a maximum that is NaN or infinite.
 std::vector<int> hessian_exponents(std::span<const float> maximum, std::int64_t tokens);
 
-/// The running exact sum XᵀX of one stage group.
+/// The running exact sum XᵀX of one stage group, in the backend's memory.
 struct HessianSum {
   std::int64_t n = 0;
   std::int64_t tokens = 0;  ///< over all ranks
   std::vector<int> exponents;
-  std::vector<std::int64_t> panels;  ///< TriangularPanels::size(n)
+  DeviceBuffer panels;  ///< TriangularPanels::size(n) integers
+
+  std::int64_t* values() const { return panels.as<std::int64_t>(); }
+  std::size_t count() const { return panels.size() / sizeof(std::int64_t); }
+  /// H = scale · 2^-(e_i+e_j) · sum
+  double scale() const;
 };
 
-HessianSum make_hessian_sum(std::span<const float> maximum, std::int64_t tokens);
+/// A sum of nothing.
+HessianSum make_hessian_sum(Backend& backend, std::span<const float> maximum, std::int64_t tokens);
 
-/// H = (2 / tokens) XᵀX as a full symmetric matrix (n, n) in double; entry (i, j) = sum_ij · 2^-(e_i+e_j) ·
-/// 2/tokens.
-std::vector<double> to_hessian(const HessianSum& sum);
+/// H = (2 / tokens) XᵀX as a full symmetric matrix (n, n) of host doubles; for looking at small ones.
+std::vector<double> to_hessian(Backend& backend, const HessianSum& sum);
 
 }  // namespace gptq

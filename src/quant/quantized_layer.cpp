@@ -7,20 +7,9 @@
 
 namespace gptq {
 
-HostTensor dequantize(const QuantizedLayer& layer) {
-  HostTensor weights = make_tensor(DType::f32, {layer.out_features, layer.in_features});
-  const Matrix matrix = weights.matrix();
-  for (std::int64_t row = 0; row < layer.out_features; ++row) {
-    const std::uint8_t* codes = layer.codes.data() + row * layer.in_features;
-    const f16* scales = layer.scales.data() + row * layer.groups;
-    const std::uint8_t* zeros = layer.zeros.data() + row * layer.groups;
-    float* values = matrix.row<float>(row);
-    for (std::int64_t column = 0; column < layer.in_features; ++column) {
-      const std::int32_t group = layer.group_of[static_cast<std::size_t>(column)];
-      values[column] = to_float(scales[group]) * static_cast<float>(codes[column] - zeros[group]);
-    }
-  }
-  return weights;
+QuantizedWeights weights_of(const QuantizedLayer& layer) {
+  return {layer.out_features,  layer.in_features,  layer.groups,         layer.codes.data(),
+          layer.scales.data(), layer.zeros.data(), layer.group_of.data()};
 }
 
 std::vector<RowRange> rows_of_rank(const std::vector<std::int64_t>& out_features, int rank, int ranks) {
@@ -45,43 +34,39 @@ std::vector<RowRange> rows_of_rank(const std::vector<std::int64_t>& out_features
   return ranges;
 }
 
-std::vector<std::byte> serialize(const std::vector<RowRange>& ranges,
-                                 const std::vector<QuantizedRows>& rows) {
-  GPTQ_EXPECT(ranges.size() == rows.size());
+std::vector<std::byte> serialize(const SolvedRows& solved) {
+  const QuantizedRows& rows = solved.rows;
   ByteWriter writer;
-  writer.vector(ranges);
-  for (const QuantizedRows& part : rows) {
-    writer.value(part.rows);
-    writer.vector(part.codes);
-    writer.vector(part.scales);
-    writer.vector(part.zeros);
-    for (const auto* numbers :
-         {&part.solve_loss, &part.output_error, &part.output_norm, &part.weight_error, &part.weight_norm})
-      writer.vector(*numbers);
-  }
+  writer.vector(solved.ranges);
+  writer.value(rows.rows);
+  writer.vector(rows.codes);
+  writer.vector(rows.scales);
+  writer.vector(rows.zeros);
+  for (const auto* numbers :
+       {&rows.solve_loss, &rows.output_error, &rows.output_norm, &rows.weight_error, &rows.weight_norm})
+    writer.vector(*numbers);
   return writer.take();
 }
 
-void deserialize_rows(std::span<const std::byte> bytes, std::vector<RowRange>& ranges,
-                      std::vector<QuantizedRows>& rows) {
+SolvedRows deserialize_rows(std::span<const std::byte> bytes) {
   ByteReader reader(bytes);
-  ranges = reader.vector<RowRange>();
-  rows.clear();
-  for (const RowRange& range : ranges) {
-    QuantizedRows part;
-    part.rows = reader.value<std::int64_t>();
-    GPTQ_EXPECT(part.rows == range.count);
-    part.codes = reader.vector<std::uint8_t>();
-    part.scales = reader.vector<f16>();
-    part.zeros = reader.vector<std::uint8_t>();
-    for (auto* numbers :
-         {&part.solve_loss, &part.output_error, &part.output_norm, &part.weight_error, &part.weight_norm}) {
-      *numbers = reader.vector<double>();
-      GPTQ_EXPECT(static_cast<std::int64_t>(numbers->size()) == part.rows);
-    }
-    rows.push_back(std::move(part));
+  SolvedRows solved;
+  solved.ranges = reader.vector<RowRange>();
+  QuantizedRows& rows = solved.rows;
+  rows.rows = reader.value<std::int64_t>();
+  std::int64_t expected = 0;
+  for (const RowRange& range : solved.ranges) expected += range.count;
+  GPTQ_EXPECT(rows.rows == expected);
+  rows.codes = reader.vector<std::uint8_t>();
+  rows.scales = reader.vector<f16>();
+  rows.zeros = reader.vector<std::uint8_t>();
+  for (auto* numbers :
+       {&rows.solve_loss, &rows.output_error, &rows.output_norm, &rows.weight_error, &rows.weight_norm}) {
+    *numbers = reader.vector<double>();
+    GPTQ_EXPECT(static_cast<std::int64_t>(numbers->size()) == rows.rows);
   }
   reader.expect_end();
+  return solved;
 }
 
 }  // namespace gptq

@@ -40,8 +40,8 @@ struct QuantizedLayer {
   std::vector<std::int32_t> group_of;  ///< (in): g_idx
 };
 
-/// (out, in) floats: scale · (code − zero).
-HostTensor dequantize(const QuantizedLayer& layer);
+/// A view of the layer, for kernels.
+QuantizedWeights weights_of(const QuantizedLayer& layer);
 
 /// Panels of `SolveOptions::kPanelRows` rows per layer, dealt to ranks in contiguous runs of nearly equal
 /// work.
@@ -53,8 +53,12 @@ struct RowRange {
 /// Rows of each layer of the group that `rank` solves; together the ranks cover every row once.
 std::vector<RowRange> rows_of_rank(const std::vector<std::int64_t>& out_features, int rank, int ranks);
 
-std::vector<std::byte> serialize(const std::vector<RowRange>& ranges, const std::vector<QuantizedRows>& rows);
-void deserialize_rows(std::span<const std::byte> bytes, std::vector<RowRange>& ranges,
-                      std::vector<QuantizedRows>& rows);
+/// The rows of these ranges, one behind the other.
+struct SolvedRows {
+  std::vector<RowRange> ranges;
+  QuantizedRows rows;
+};
+std::vector<std::byte> serialize(const SolvedRows& solved);
+SolvedRows deserialize_rows(std::span<const std::byte> bytes);
 
 }  // namespace gptq

@@ -137,7 +137,7 @@ HostTensor quantize(EditableModel& model, const std::string& module, int bits, s
                                          {"bits", bits},
                                          {"group_size", group_size},
                                          {"checkpoint_format", v2 ? "gptq_v2" : "gptq"}};
-  return dequantize(layer);
+  return dequantize(weights_of(layer));
 }
 
 TEST(ModelWeights, AQuantizedModelReadsLikeItsDequantizedTwin) {

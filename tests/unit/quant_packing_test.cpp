@@ -121,7 +121,7 @@ TEST(PackingFormat, WrongSizesAreInternalErrors) {
 
 TEST(Dequantize, IsScaleTimesCodeMinusZero) {
   const QuantizedLayer layer = random_layer(5, 12, 3, 4, 6);
-  const HostTensor weights = dequantize(layer);
+  const HostTensor weights = dequantize(weights_of(layer));
   ASSERT_EQ(weights.shape, (std::vector<std::int64_t>{5, 12}));
   for (std::int64_t row = 0; row < 5; ++row) {
     for (std::int64_t c = 0; c < 12; ++c) {
