@@ -26,10 +26,8 @@ inline std::string problem_text(ncclResult_t result, const std::string& doing, n
 }
 
 inline std::string problem_text(cudaError_t status, const std::string& doing) {
-  return fmt::format(
-      "CUDA failed while {}: {} ({}); the culprit may be a kernel started earlier, which "
-      "CUDA_LAUNCH_BLOCKING=1 or compute-sanitizer names",
-      doing, cudaGetErrorName(status), cudaGetErrorString(status));
+  return fmt::format("CUDA failed while {}: {} ({})", doing, cudaGetErrorName(status),
+                     cudaGetErrorString(status));
 }
 
 /// "2.28.9"

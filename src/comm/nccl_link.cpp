@@ -106,7 +106,8 @@ NcclLink::CallerLooks::~CallerLooks() {
 
 void NcclLink::fail(Failure::Kind kind, const std::string& text) {
   const std::lock_guard lock(mutex_);
-  note_failure({kind, text});
+  const std::string at = operations_.empty() ? "" : " at " + operations_.front().text();
+  note_failure({kind, fmt::format("{}. NCCL was aborted{}", text, at)});
 }
 
 std::optional<Failure> NcclLink::failure() {
@@ -227,7 +228,8 @@ bool NcclLink::front_is_done() {
 bool NcclLink::reached(cudaEvent_t event, const Operation& operation) {
   const cudaError_t status = cudaEventQuery(event);
   if (status == cudaSuccess || status == cudaErrorNotReady) return status == cudaSuccess;
-  return note(status, "waiting for " + operation.text());
+  return note(status, "waiting for NCCL's " + operation.text() +
+                          ", though the culprit may be a kernel started earlier");
 }
 
 bool NcclLink::note(cudaError_t status, const std::string& doing) {
