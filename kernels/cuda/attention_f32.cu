@@ -46,6 +46,7 @@ __device__ inline float component(float4 x, int i) {
 template <int kWidth, int kPitch, typename T>
 __device__ inline void load(float (*tile)[kPitch], int rows, const T* source, std::int64_t stride,
                             int first_row, int row_limit, int first_column, int column_limit) {
+#pragma unroll 4
   for (int i = static_cast<int>(threadIdx.x); i < rows * kWidth; i += kThreads) {
     const int row = first_row + i / kWidth;
     const int column = first_column + i % kWidth;
@@ -71,7 +72,7 @@ __device__ inline void score(const T* q, std::int64_t q_stride, int first_query,
     load<kPiece>(shared.q, kTile, q, q_stride, first_query, length, column, head_dim);
     load<kPiece>(shared.k, kTile, k, k_stride, first_key, length, column, head_dim);
     __syncthreads();
-#pragma unroll 2
+#pragma unroll 1
     for (int c = 0; c < kPiece; c += 4) {
       float4 queries[kPerThread];
 #pragma unroll
