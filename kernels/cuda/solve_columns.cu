@@ -258,6 +258,7 @@ __device__ inline void solve_part(const SolveBatchTask& task, const BlockMemory&
     const std::int64_t place = task.group[part.offset] * task.rows + at.row;
     if (part.search != 0) {
       common = find_scale(task.grid, memory, at, part.offset, part.count);
+      __syncwarp();  // all four lanes have read the row's values, which are overwritten next
       if (at.sub == 0) {
         task.scale[place] = common.scale;
         task.zero[place] = common.zero;
