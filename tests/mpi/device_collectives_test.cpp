@@ -6,8 +6,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -136,6 +138,37 @@ TEST(NcclCollectives, ThePluginStartsOrFailsOnAllRanksAlike) {
   EXPECT_LT(started.seconds(), 55);
   const auto problems = world().all_gather(std::as_bytes(std::span(problem)));
   for (const auto& other : problems) EXPECT_EQ(other, problems.front());
+}
+
+TEST(WaitOutside, NamesTheRankThatDoesNotCome) {
+  if (world().size() < 2) GTEST_SKIP() << "needs two ranks";
+  constexpr RankWatch::Timing kTiming{0.5, 0.5, 0.6};
+  MpiCommunicator comm(MPI_COMM_WORLD, kTiming);
+  const Stopwatch waited;
+  if (world().rank() < world().size() - 1) {
+    std::string text;
+    try {
+      comm.wait_outside("nothing", [&] { return std::optional(waited.seconds()); });
+    } catch (const CommError& error) {
+      text = error.what();
+    }
+    EXPECT_LT(waited.seconds(), 3);
+    if (comm.is_root()) {
+      EXPECT_THAT(text, testing::StartsWith("rank " + std::to_string(world().size() - 1) + " (process "));
+    }
+  }
+  world().barrier();
+}
+
+// A rank at work on its own is not late, however often it starts to wait.
+TEST(WaitOutside, SecondsThatBeginAnewAreNoTimeout) {
+  MpiCommunicator comm(MPI_COMM_WORLD, {0.5, 0.5, 0.6});
+  const Stopwatch waited;
+  comm.wait_outside("pieces", [&]() -> std::optional<double> {
+    if (waited.seconds() > 1.2) return std::nullopt;
+    return std::fmod(waited.seconds(), 0.3);
+  });
+  EXPECT_GE(waited.seconds(), 1.2);
 }
 
 // Messages of more than 2^31 bytes or elements differ from these only in the size of the pieces.

@@ -249,6 +249,21 @@ TEST_F(Nccl, AnOperationThatNeverGetsIntoTheQueueIsGivenUp) {
   EXPECT_EQ(aborted(), 1);
 }
 
+TEST_F(Nccl, AnAbortThatHangsHangsNobodyElse) {
+  if (!alone()) GTEST_SKIP() << "takes long; one rank tells all";
+  faults().refuse_at = 2;
+  faults().abort_hangs = true;
+  DeviceCollectives& nccl = start();
+  const Stopwatch called;
+  EXPECT_THROW(nccl.all_reduce_sum(values_.data(), 100), CommError);
+  EXPECT_GT(called.seconds(), 9);
+  EXPECT_LT(called.seconds(), 15);
+  EXPECT_EQ(aborted(), 0);
+  faults().abort_hangs = false;
+  collectives_.reset();
+  EXPECT_EQ(aborted(), 1);
+}
+
 TEST_F(Nccl, AKernelThatFailsIsTheDevicesError) {
   DeviceCollectives& nccl = start();
   nccl.all_reduce_sum(values_.data(), values_.size());
