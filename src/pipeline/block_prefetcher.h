@@ -1,37 +1,63 @@
 #pragma once
 
+#include <functional>
 #include <future>
+#include <memory>
 
-#include "model/weights.h"
+#include "model/decoder_block.h"
 
 namespace gptq {
 
-/// Reads the next block from disk while the present one is computed: at most two blocks are in memory.
+/// A block as read, and ready to compute.
+struct PreparedBlock {
+  BlockWeights weights;
+  std::unique_ptr<DecoderBlock> block;  ///< null where nothing is propagated (round-to-nearest)
+};
+
+/// Reads the next block from disk while the present one is computed, and on a device of its own memory also
+/// brings it there: at most two blocks are in memory.
 class BlockPrefetcher {
  public:
-  BlockPrefetcher(const ModelWeights& model, std::int64_t first_block, std::int64_t end_block)
-      : model_(model), next_(first_block), end_(end_block) {
+  using Prepare = std::function<std::unique_ptr<DecoderBlock>(const BlockWeights&)>;
+
+  /// prepare: makes the block ready; called beside the computation where the backend allows it. Empty: not at
+  /// all.
+  BlockPrefetcher(const Backend& backend, const ModelWeights& model, std::int64_t first_block,
+                  std::int64_t end_block, Prepare prepare)
+      : model_(model),
+        prepare_(std::move(prepare)),
+        prepares_beside_(!backend.shares_host_memory()),
+        next_(first_block),
+        end_(end_block) {
     start();
   }
 
   /// The next block in order; waits if it is not there yet.
-  BlockWeights take() {
-    BlockWeights block = pending_.get();
+  PreparedBlock take() {
+    PreparedBlock taken = pending_.get();
+    if (prepare_ && !taken.block) taken.block = prepare_(taken.weights);
     start();
-    return block;
+    return taken;
   }
 
  private:
   void start() {
     if (next_ == end_) return;
-    pending_ = std::async(std::launch::async, [this, block = next_] { return model_.load_block(block); });
+    pending_ = std::async(std::launch::async, [this, block = next_] {
+      PreparedBlock prepared;
+      prepared.weights = model_.load_block(block);
+      if (prepare_ && prepares_beside_) prepared.block = prepare_(prepared.weights);
+      return prepared;
+    });
     ++next_;
   }
 
   const ModelWeights& model_;
+  Prepare prepare_;
+  bool prepares_beside_;  ///< the CPU's threads are busy with the present block
   std::int64_t next_;
   std::int64_t end_;
-  std::future<BlockWeights> pending_;
+  std::future<PreparedBlock> pending_;
 };
 
 }  // namespace gptq

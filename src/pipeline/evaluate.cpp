@@ -58,14 +58,15 @@ class Evaluator {
     embed_samples(backend_, model_, data_, activations);
     const DeviceRotary rotary(backend_, make_rotary_angles(model_.config(), data_.longest()));
     const std::int64_t blocks = model_.config().num_hidden_layers;
-    BlockPrefetcher prefetcher(model_, 0, blocks);
+    BlockPrefetcher prefetcher(backend_, model_, 0, blocks, [&](const BlockWeights& weights) {
+      return std::make_unique<DecoderBlock>(backend_, model_, weights, rotary, dtype_);
+    });
     for (std::int64_t index = 0; index < blocks; ++index) {
-      const BlockWeights weights = prefetcher.take();
-      DecoderBlock block(backend_, model_, weights, rotary, dtype_);
+      const PreparedBlock present = prefetcher.take();
       Activations::Use use;
       use.hidden = Activations::Use::updated;
       activations.visit(use, [&](std::size_t i, const Matrix& hidden, const Matrix&, const Matrix&) {
-        block.forward(activations.batch(i), hidden);
+        present.block->forward(activations.batch(i), hidden);
       });
     }
     return gather(losses_of_head(activations));

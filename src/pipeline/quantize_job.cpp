@@ -89,9 +89,14 @@ class QuantizeJob {
   Report run() {
     report_ = new_report();
     if (already_finished()) return report_;
-    prepare();
-    quantize_blocks();
-    finish();
+    try {
+      prepare();
+      quantize_blocks();
+      finish();
+    } catch (const DeviceError& error) {
+      throw DeviceError("rank {} on {}, {}, phase {}: {}", comm_.rank(), host_name(),
+                        compute_.backend->describe(), phases_.last(), error.what());
+    }
     return report_;
   }
 
@@ -240,19 +245,27 @@ class QuantizeJob {
     Progress progress(job_.log.progress, comm_.is_root(), blocks, report_.tokens);
     StageSolver solver(*compute_.backend, comm_, *compute_.collectives, recipe_, report_.tokens,
                        report_.samples, phases_);
-    BlockPrefetcher prefetcher(*inputs_.model, first_block_, blocks);
+    BlockPrefetcher::Prepare prepare;
+    if (uses_calibration()) {
+      prepare = [this](const BlockWeights& weights) {
+        return std::make_unique<DecoderBlock>(*compute_.backend, *inputs_.model, weights, rotary_,
+                                              compute_.dtype);
+      };
+    }
+    BlockPrefetcher prefetcher(*compute_.backend, *inputs_.model, first_block_, blocks, prepare);
     for (std::int64_t index = first_block_; index < blocks; ++index) {
-      BlockWeights weights = next_weights(prefetcher);
+      PreparedBlock present = next_block(prefetcher);
       BlockQuantizer quantizer(
           *inputs_.model, recipe_, solver, *compute_.backend, phases_,
           [&](const std::vector<LayerStatistics>& rows) { progress.layers_done(index, rows); },
           [&](const SafePoint& point) { checkpointer_->at_safe_point(point, report_.layers); });
-      QuantizedBlock quantized =
-          uses_calibration() ? through_block(quantizer, weights) : quantizer.round_to_nearest(weights);
+      QuantizedBlock quantized = present.block ? quantizer.run(present.weights, *present.block, *activations_,
+                                                               std::exchange(start_, BlockStart()))
+                                               : quantizer.round_to_nearest(present.weights);
       record(quantized.statistics);
       if (export_) {
         const auto scope = phases_.in("export");
-        export_->write_block(index, std::move(weights), std::move(quantized.layers));
+        export_->write_block(index, std::move(present.weights), std::move(quantized.layers));
       }
       progress.block_done(index);
       SafePoint between;
@@ -262,18 +275,9 @@ class QuantizeJob {
     }
   }
 
-  BlockWeights next_weights(BlockPrefetcher& prefetcher) {
+  PreparedBlock next_block(BlockPrefetcher& prefetcher) {
     const auto scope = phases_.in("load");
     return prefetcher.take();
-  }
-
-  QuantizedBlock through_block(BlockQuantizer& quantizer, const BlockWeights& weights) {
-    std::optional<DecoderBlock> block;
-    {
-      const auto scope = phases_.in("load");
-      block.emplace(*compute_.backend, *inputs_.model, weights, rotary_, compute_.dtype);
-    }
-    return quantizer.run(weights, *block, *activations_, std::exchange(start_, BlockStart()));
   }
 
   void record(const std::vector<LayerStatistics>& rows) {
