@@ -31,8 +31,8 @@ inline std::size_t hessian_memory_bytes(std::int64_t n, std::int64_t chunk_rows)
   return static_cast<std::size_t>(product + copy + tiles + n * 8);
 }
 
-/// What factor() takes while it runs: the matrix in double precision, and the library's workspace, which only
-/// the library knows; a few hundred columns in all versions seen. Given back when it returns.
+/// What factor() takes while it runs, given back when it returns: the matrix in double precision, and an
+/// allowance for the library's workspace, which only the library can tell (on the device; not measured yet).
 inline std::size_t factor_memory_bytes(std::int64_t n) {
   return static_cast<std::size_t>(n * n * 8 + n * 1024 * 8 + n * 16) + (std::size_t{32} << 20);
 }
