@@ -107,6 +107,7 @@ HessianSum StageSolver::accumulate(Activations& activations, std::int64_t width,
   }
   const auto scope = phases_.in("reduce");
   device_comm_.all_reduce_sum(sum.values(), sum.count());
+  device_comm_.wait();
   return sum;
 }
 
@@ -131,6 +132,7 @@ StageFactor StageSolver::factor(const HessianSum& sum) {
     if (!factor.fallback) factor.r = backend_.allocate(factor_bytes(sum.n));
   }
   if (!factor.fallback) device_comm_.broadcast(factor.r.data(), factor.r.size(), 0);
+  device_comm_.wait();
   return factor;
 }
 

@@ -21,7 +21,7 @@ class AttentionTest : public ForwardKernels {
   TestMatrix run(Backend& place, const Batch& batch, const AttentionShape& shape, const AttentionInput& in,
                  View view = {}) const {
     const TestMatrix q(place, in.q, view), k(place, in.k, view), v(place, in.v, view);
-    TestMatrix out(place, dtype(), in.q.matrix().rows, in.q.matrix().cols, view);
+    TestMatrix out(place, dtype(), in.q.shape[0], in.q.shape[1], view);
     place.kernels().attention(batch, shape, q.matrix(), k.matrix(), v.matrix(), out.matrix());
     return out;
   }
@@ -134,13 +134,14 @@ TEST_P(AttentionTest, LargeScoresDoNotOverflow) {
 TEST_P(AttentionTest, AllScoresFarBelowZero) {
   // Every score is -2e5 or so: subtracting anything but the largest underflows all weights.
   AttentionShape shape = shape_of(1, 1, 16);
-  shape.scale = -1;
-  Array far(90, 16);
-  far.values.assign(far.values.size(), 110);
-  AttentionInput in{reference::to_tensor(far, dtype()), reference::to_tensor(far, dtype()),
-                    random(90, 16, 3)};
+  shape.scale = 1;
+  Array q(90, 16), k(90, 16);
+  q.values.assign(q.values.size(), -110);
+  k.values.assign(k.values.size(), 110);
+  const AttentionInput in{reference::to_tensor(q, dtype()), reference::to_tensor(k, dtype()),
+                          random(90, 16, 3)};
   expect_close(run(backend(), batch_of({90}), shape, in),
-               reference::attention(batch_of({90}), shape, far, far, reference::from_matrix(in.v.matrix())));
+               reference::attention(batch_of({90}), shape, q, k, reference::from_matrix(in.v.matrix())));
 }
 
 TEST_P(AttentionTest, NaNStaysInItsSample) {

@@ -120,7 +120,7 @@ TestMatrix::TestMatrix(Backend& backend, DType dtype, std::int64_t rows, std::in
 }
 
 TestMatrix::TestMatrix(Backend& backend, const HostTensor& tensor, View view)
-    : TestMatrix(backend, tensor.dtype, tensor.matrix().rows, tensor.matrix().cols, view) {
+    : TestMatrix(backend, tensor.dtype, tensor.shape.at(0), tensor.shape.at(1), view) {
   std::vector<std::byte> all = download_all();
   const Matrix from = tensor.matrix();
   const std::size_t element = size_of(matrix_.dtype);
