@@ -38,8 +38,9 @@ struct Thread {
 
 struct Warp {
   unsigned arrived = 0;
-  Exchange given;  ///< filled by the lanes as they arrive
-  Exchange taken;  ///< what they read after all have
+  const Thread* first = nullptr;  ///< that arrived
+  Exchange given;                 ///< filled by the lanes as they arrive
+  Exchange taken;                 ///< what they read after all have
 };
 
 /// The running block, and what is reused from one to the next.
@@ -69,6 +70,10 @@ struct Block {
 Block& block() {
   static Block& only = *new Block;
   return only;
+}
+
+bool same(const char* a, const char* b) {
+  return a == b || std::strcmp(a, b) == 0;
 }
 
 std::string text(const uint3& i) {
@@ -137,8 +142,7 @@ void release_barrier() {
   Block& b = block();
   const Thread& first = b.threads.front();
   for (Thread& thread : b.threads) {
-    if (thread.where.line() != first.where.line() ||
-        std::strcmp(thread.where.file_name(), first.where.file_name()) != 0)
+    if (thread.where.line() != first.where.line() || !same(thread.where.file_name(), first.where.file_name()))
       abort_with("threads " + text(first.index) + " and " + text(thread.index) +
                  " meet in different __syncthreads: " + text(first.where) + " and " + text(thread.where));
     thread.state = State::ready;
@@ -230,13 +234,13 @@ const Exchange& exchange(const char* operation, const void* value, std::size_t b
   Thread& self = b.threads[b.running];
   const std::size_t first = b.running / kWarp * kWarp;
   Warp& warp = b.warps[b.running / kWarp];
-  for (unsigned i = 0; i < warp.given.lanes; ++i) {
-    const Thread& other = b.threads[first + i];
-    if (other.state == State::in_collective && std::strcmp(other.operation, operation) != 0)
-      fail((std::string("the lanes of a warp meet in different operations: here ") + operation + ", others " +
-            other.operation + " at " + text(other.where))
-               .c_str(),
-           where);
+  if (warp.arrived == 0) {
+    warp.first = &self;
+  } else if (!same(warp.first->operation, operation)) {
+    fail((std::string("the lanes of a warp meet in different operations: here ") + operation + ", others " +
+          warp.first->operation + " at " + text(warp.first->where))
+             .c_str(),
+         where);
   }
   self.where = where;
   self.operation = operation;
