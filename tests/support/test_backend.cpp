@@ -73,6 +73,10 @@ std::vector<Place> test_places() {
   return places;
 }
 
+void PrintTo(const Place& place, std::ostream* out) {
+  *out << place.backend << ' ' << name_of(place.dtype);
+}
+
 std::string name_of_backend(const testing::TestParamInfo<std::string>& info) {
   return info.param;
 }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,7 @@ struct Place {
   std::string backend;
   DType dtype = DType::f32;
 };
+void PrintTo(const Place& place, std::ostream* out);  // for GoogleTest's messages
 std::vector<Place> test_places();
 /// Names of tests; they begin with the backend's name, by which ctest sorts them: "cuda", "cuda_BF16".
 std::string name_of_backend(const testing::TestParamInfo<std::string>& info);
