@@ -13,6 +13,7 @@ packages=(
   openmpi-bin libopenmpi-dev libhdf5-dev hdf5-tools libdnnl-dev libopenblas-dev liblapacke-dev libssl-dev
   libyaml-cpp-dev libcli11-dev nlohmann-json3-dev libspdlog-dev libfmt-dev libgtest-dev libgmock-dev
   python3-venv
+  patchelf zstd busybox-static  # tools/bundle.sh and its test
 )
 slurm_packages=(slurm-wlm slurm-wlm-basic-plugins munge)
 demo=false slurm=false
