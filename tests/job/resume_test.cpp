@@ -14,6 +14,7 @@
 #include "io/job_lock.h"
 #include "job_fixture.h"
 #include "model/safetensors_reader.h"
+#include "support/places.h"
 
 namespace gptq::test {
 namespace {
@@ -35,7 +36,7 @@ class Resume : public JobTest {
 
   int disturb(int generation, const std::function<void(pid_t)>& blow,
               const std::vector<std::string>& more = {}) {
-    std::vector<std::string> words{GPTQ_PROGRAM, "quantize", job(), "--set", "checkpoint.interval=0"};
+    std::vector<std::string> words{program(), "quantize", job(), "--set", "checkpoint.interval=0"};
     words.insert(words.end(), more.begin(), more.end());
     std::vector<char*> arguments;
     for (std::string& word : words) arguments.push_back(word.data());

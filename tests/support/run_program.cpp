@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/sha256.h"
 #include "model/safetensors_reader.h"
+#include "support/places.h"
 
 namespace gptq::test {
 namespace {
@@ -29,7 +30,7 @@ ProgramResult run_program(const std::vector<std::string>& arguments, int ranks, 
         "-n {} ",
         ranks);
   }
-  command += quoted(GPTQ_PROGRAM);
+  command += quoted(program());
   for (const std::string& argument : arguments) command += " " + quoted(argument);
   command += " 2>&1 < /dev/null";
   FILE* pipe = popen(command.c_str(), "r");

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "io/verify.h"
 #include "io_checkpoint_support.h"
+#include "support/places.h"
 #include "support/temp_directory.h"
 
 namespace gptq::test {
@@ -37,7 +38,7 @@ TEST_F(InspectCheckpoint, AJobsDirectoryWithoutAModelYet) {
 }
 
 TEST_F(InspectCheckpoint, AJobsDirectoryWithAModel) {
-  fs::copy(fs::path(GPTQ_FIXTURES) / "llama", job_.path());
+  fs::copy(fixtures() / "llama", job_.path());
   EXPECT_THAT(inspect_path(job_.path()),
               AllOf(HasSubstr("type          llama"), Not(HasSubstr("in the making")),
                     HasSubstr("generation 7 of a checkpoint, good")));

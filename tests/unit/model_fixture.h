@@ -10,13 +10,14 @@
 #include "io/safetensors_writer.h"
 #include "kernels/kernels.h"
 #include "model/safetensors_reader.h"
+#include "support/places.h"
 #include "support/reference_forward.h"
 #include "support/temp_directory.h"
 
 namespace gptq::test {
 
 inline std::filesystem::path fixture_path(const std::string& name) {
-  return std::filesystem::path(GPTQ_FIXTURES) / name;
+  return fixtures() / name;
 }
 
 /// What transformers computed for a tiny random model (tests/fixtures/make_fixtures.py).
