@@ -98,6 +98,10 @@ ExitCode run(const CommandLine& line, Communicator& comm) {
     machines.ranks_per_node = line.plan_ranks_per_node;
     machines.node_memory_bytes = static_cast<std::int64_t>(line.plan_node_memory * 1e9);
     machines.disk_speed = line.plan_disk_speed * 1e9;
+    machines.ranks_per_device = line.plan_ranks_per_device;
+    machines.device_memory_bytes =
+        line.plan_device_memory < 0 ? -1 : static_cast<std::int64_t>(line.plan_device_memory * 1e9);
+    machines.device_rate = line.plan_device_rate * 1e12;
     run_on_root(comm, [&] {
       const PlannedJob planned = run_plan(job, machines);
       std::printf("%s", planned.plan.text(planned.flops_per_rank, planned.disk_speed).c_str());

@@ -94,21 +94,38 @@ class Interface {
       command->add_option("--data", line_.eval_data, "Files of tokens instead of eval.data")
           ->type_name("FILE");
     }
-    if (row.command == Command::plan) {
-      command->add_option("--ranks", line_.plan_ranks, "Answer for so many ranks instead of the present ones")
-          ->check(CLI::Range(1, 1 << 20))
-          ->type_name("N");
-      command->add_option("--ranks-per-node", line_.plan_ranks_per_node, "Ranks that share a node's memory")
-          ->check(CLI::Range(1, 1 << 20))
-          ->type_name("N");
-      command
-          ->add_option("--node-memory", line_.plan_node_memory, "Memory of a node instead of this machine's")
-          ->check(CLI::PositiveNumber)
-          ->type_name("GB");
-      command->add_option("--disk-speed", line_.plan_disk_speed, "What all ranks together can write (1)")
-          ->check(CLI::PositiveNumber)
-          ->type_name("GB/s");
-    }
+    if (row.command == Command::plan) add_plan_options(command);
+  }
+
+  void add_plan_options(CLI::App* command) {
+    command->add_option("--ranks", line_.plan_ranks, "Answer for so many ranks instead of the present ones")
+        ->check(CLI::Range(1, 1 << 20))
+        ->type_name("N");
+    command->add_option("--ranks-per-node", line_.plan_ranks_per_node, "Ranks that share a node's memory")
+        ->check(CLI::Range(1, 1 << 20))
+        ->type_name("N");
+    command->add_option("--node-memory", line_.plan_node_memory, "Memory of a node instead of this machine's")
+        ->check(CLI::PositiveNumber)
+        ->type_name("GB");
+    command->add_option("--disk-speed", line_.plan_disk_speed, "What all ranks together can write (1)")
+        ->check(CLI::PositiveNumber)
+        ->type_name("GB/s");
+    const std::map<std::string, double> units{
+        {"G", 1}, {"GB", 1}, {"GiB", 1.073741824}, {"T", 1000}, {"TB", 1000}};
+    command
+        ->add_option("--device-memory", line_.plan_device_memory,
+                     "Answer for GPUs of so much memory instead of what is here; 0: for CPUs")
+        ->transform(CLI::AsNumberWithUnit(units, CLI::AsNumberWithUnit::CASE_INSENSITIVE, "GB"))
+        ->check(CLI::NonNegativeNumber)
+        ->type_name("GB");
+    command->add_option("--ranks-per-device", line_.plan_ranks_per_device, "Ranks that share a GPU (1)")
+        ->check(CLI::Range(1, 1 << 10))
+        ->type_name("N");
+    command
+        ->add_option("--device-rate", line_.plan_device_rate,
+                     "Matrix products of that GPU, for an estimate of time")
+        ->check(CLI::PositiveNumber)
+        ->type_name("TFLOP/s");
   }
 
   /// --version and --reference need no command; CLI11 would ask for one.

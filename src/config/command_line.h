@@ -19,6 +19,9 @@ struct CommandLine {
   int plan_ranks_per_node = 0;         ///< plan --ranks-per-node N; 0: all on one node
   double plan_node_memory = 0;         ///< plan --node-memory GB; 0: this machine's
   double plan_disk_speed = 1;          ///< plan --disk-speed GB/s
+  double plan_device_memory = -1;      ///< plan --device-memory GB; 0: a CPU; -1: what is here
+  int plan_ranks_per_device = 1;       ///< plan --ranks-per-device N
+  double plan_device_rate = 0;         ///< plan --device-rate TFLOP/s; 0: not known
   int plan_ranks = 0;                  ///< plan --ranks N: answer for N ranks instead of the present ones
 };
 

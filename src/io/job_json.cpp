@@ -39,6 +39,7 @@ ordered_json to_json(const JobConfig& job) {
   json["compute"]["backend"] = job.compute.backend;
   json["compute"]["dtype"] = job.compute.dtype;
   json["compute"]["threads"] = job.compute.threads;
+  json["compute"]["activations"] = job.compute.activations;
   json["compute"]["micro_batch"] = job.compute.micro_batch;
   json["output"]["path"] = job.output.path;
   json["output"]["overwrite"] = job.output.overwrite;

@@ -24,6 +24,7 @@ double mean_output_error(const Report& report) {
 ordered_json summary_json(const Report& report) {
   ordered_json json;
   json["seconds"] = report.seconds;
+  json["quantization_seconds"] = report.quantization_seconds();
   json["peak_memory_bytes"] = report.peak_memory_bytes;
   json["samples"] = report.samples;
   json["tokens"] = report.tokens;
@@ -35,10 +36,31 @@ ordered_json summary_json(const Report& report) {
   json["ranks"] = report.ranks;
   json["threads"] = report.threads;
   json["backend"] = report.backend;
+  json["device"] = report.device;
+  json["activations"] = report.activations;
   json["compute_dtype"] = report.compute_dtype;
   json["calibration_sha256"] = report.calibration_sha256;
   json["output"] = report.output;
   return json;
+}
+
+ordered_json phase_json(const PhaseFigures& phase) {
+  ordered_json json;
+  json["seconds"] = phase.seconds;
+  if (phase.flops > 0) {
+    json["flops"] = phase.flops;
+    json["flops_per_second"] = phase.flops_per_second();
+    if (phase.limit > 0) json["share_of_matrix_rate"] = phase.share_of_limit();
+  }
+  if (phase.bytes > 0) {
+    json["bytes"] = phase.bytes;
+    json["bytes_per_second"] = phase.bytes_per_second();
+  }
+  return json;
+}
+
+ordered_json memory_json(const MemoryFigures& memory) {
+  return {{"predicted_bytes", memory.predicted_bytes}, {"actual_bytes", memory.actual_bytes}};
 }
 
 /// A row of the report: key and value in the order of the CSV's columns.
@@ -71,8 +93,15 @@ std::string report_json(const Report& report) {
   json["host"]["memory_bytes"] = host_memory_bytes();
   json["job"] = to_json(report.job);
   json["summary"] = summary_json(report);
+  json["matrix_flops_per_second"] = report.matrix_rate;
+  json["memory"]["host"] = memory_json(report.host_memory);
+  if (report.device_memory.actual_bytes > 0) json["memory"]["device"] = memory_json(report.device_memory);
   json["phases"] = ordered_json::object();
-  for (const auto& [phase, seconds] : report.phase_seconds) json["phases"][phase] = seconds;
+  json["phase_seconds"] = ordered_json::object();
+  for (const auto& [name, phase] : report.phases) {
+    json["phases"][name] = phase_json(phase);
+    json["phase_seconds"][name] = phase.seconds;
+  }
   json["layers"] = ordered_json::array();
   for (const LayerStatistics& layer : report.layers) json["layers"].push_back(layer_json(layer));
   return json.dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n";
@@ -129,13 +158,30 @@ std::string recipe_text(const QuantizationSection& q) {
 /// "forward 12.1 s, hessian 8.0 s, …": the phases that took longest.
 std::string phases_text(const Report& report) {
   std::vector<std::pair<double, std::string>> phases;
-  for (const auto& [name, seconds] : report.phase_seconds) phases.emplace_back(seconds, name);
+  for (const auto& [name, phase] : report.phases) phases.emplace_back(phase.seconds, name);
   std::sort(phases.rbegin(), phases.rend());
   std::string text;
   for (std::size_t i = 0; i < std::min<std::size_t>(phases.size(), 5); ++i) {
     text += fmt::format("{}{} {}", i == 0 ? "" : ", ", phases[i].second, duration_text(phases[i].first));
   }
   return text;
+}
+
+/// "12.1 s (load 0.2 s, export 0.4 s apart)"
+std::string quantization_text(const Report& report) {
+  std::string text =
+      fmt::format("{} (load {}, export {} apart)", duration_text(report.quantization_seconds()),
+                  duration_text(report.phase_seconds("load")), duration_text(report.phase_seconds("export")));
+  if (report.attempts > 1) text += fmt::format(", attempt {} alone", report.attempts);
+  return text;
+}
+
+/// "1.20 GB of 1.25 GB predicted"
+std::string memory_text(const MemoryFigures& memory) {
+  if (memory.actual_bytes == 0) return "";
+  std::string text = bytes_text(memory.actual_bytes);
+  if (memory.predicted_bytes > 0) text += fmt::format(" of {} predicted", bytes_text(memory.predicted_bytes));
+  return text + " on the fullest rank";
 }
 
 std::string size_text(const Report& report) {
@@ -167,7 +213,7 @@ void write_report(const Report& report, const std::filesystem::path& directory) 
 std::string summary_text(const Report& report) {
   std::string text;
   const auto line = [&](std::string_view label, const std::string& value) {
-    if (!value.empty()) text += fmt::format("  {:<12}{}\n", label, value);
+    if (!value.empty()) text += fmt::format("  {:<14}{}\n", label, value);
   };
   line("model", report.job.model.path);
   line("recipe", recipe_text(report.job.quantization));
@@ -178,8 +224,11 @@ std::string summary_text(const Report& report) {
   line("size", size_text(report));
   line("time", fmt::format("{} on {} rank(s) x {} thread(s), {} arithmetic", duration_text(report.seconds),
                            report.ranks, report.threads, report.compute_dtype));
+  line("quantization", quantization_text(report));
   line("phases", phases_text(report));
   line("peak memory", bytes_text(report.peak_memory_bytes) + " over all ranks");
+  line("host peak", memory_text(report.host_memory));
+  line("device peak", memory_text(report.device_memory));
   line("output", report.output);
   line("report", (std::filesystem::path(report.output) / "report.json").string());
   return text;

@@ -11,31 +11,64 @@
 
 namespace gptq {
 
+/// What a phase did on rank 0, and what the machine could have done in its time. The work is that of the same
+/// rank: its samples' products, its rows, all of the factors.
+struct PhaseFigures {
+  double seconds = 0;
+  double flops = 0;  ///< 0: none worth counting
+  double bytes = 0;  ///< read, written or summed; 0: not counted
+  double limit = 0;  ///< FLOP/s of large matrix products of the phase's type on this rank; 0: not measured
+
+  double flops_per_second() const { return seconds > 0 ? flops / seconds : 0; }
+  double bytes_per_second() const { return seconds > 0 ? bytes / seconds : 0; }
+  double share_of_limit() const { return limit > 0 ? flops_per_second() / limit : 0; }
+};
+
+/// Predicted and actual peak of the rank that needs most; 0: no such memory.
+struct MemoryFigures {
+  std::int64_t predicted_bytes = 0;
+  std::int64_t actual_bytes = 0;
+};
+
 /// Everything worth knowing after a run; report.json and report.csv in the output directory.
 struct Report {
   std::string version;
-  std::string started;  ///< ISO 8601, UTC
-  std::int64_t attempts = 1;  ///< 2 and more: an interrupted job that went on; phase_seconds are the last one's
+  std::string started;        ///< ISO 8601, UTC
+  std::int64_t attempts = 1;  ///< 2 and more: an interrupted job that went on; phases are the last one's
   int ranks = 1;
   int threads = 1;
-  std::string backend;
+  std::string backend;  ///< "cpu", "cuda"
+  std::string device;   ///< what computes, with the versions of its driver and libraries
   std::string compute_dtype;
   JobConfig job;
   std::int64_t samples = 0;
   std::int64_t tokens = 0;
   std::string calibration_sha256;
   std::vector<LayerStatistics> layers;
-  std::map<std::string, double> phase_seconds;  ///< load, forward, hessian, reduce, factor, solve, export, …
-  double seconds = 0;
-  std::int64_t peak_memory_bytes = 0;  ///< summed over ranks
+  std::map<std::string, PhaseFigures> phases;  ///< load, forward, hessian, reduce, factor, solve, export, …
+  double seconds = 0;                          ///< of all attempts
+  double attempt_seconds = 0;                  ///< of this one
+  double matrix_rate = 0;                      ///< FLOP/s of large products of the compute type, one rank
+  std::string activations;                     ///< device, host or disk: where they lay
+  std::int64_t peak_memory_bytes = 0;          ///< host, summed over ranks
+  MemoryFigures host_memory;
+  MemoryFigures device_memory;
   std::int64_t source_bytes = 0;
   std::int64_t output_bytes = 0;
   std::int64_t fallbacks = 0;
   std::string output;
+
+  /// Of phase `name`, 0 if there was none.
+  double phase_seconds(const std::string& name) const;
+  /// This attempt without waiting for the model's blocks and for the export.
+  double quantization_seconds() const;
 };
 
 /// Writes report.json and report.csv (by rename).
 void write_report(const Report& report, const std::filesystem::path& directory);
+/// The phases as a table, a line a row, in the order of the work: seconds, arithmetic or bytes, rate, share
+/// of the machine's.
+std::vector<std::string> phase_table(const Report& report);
 /// The few lines shown at the end of a run.
 std::string summary_text(const Report& report);
 

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "base/log.h"
 #include "base/process.h"
 #include "base/sha256.h"
 #include "config/yaml_reader.h"
@@ -86,7 +87,15 @@ void require_one_kind(const Backend& backend, Communicator& comm) {
 std::unique_ptr<DeviceCollectives> make_collectives(Backend& backend, Communicator& comm, double timeout) {
   if (backend.shares_host_memory()) return make_host_collectives(comm);
   if (comm.size() > 1 && every_rank_has_its_own_device(comm, backend.device_id())) {
-    return make_nccl_collectives(comm, {backend.device_number(), backend.native_queue(), timeout});
+    try {
+      return make_nccl_collectives(comm, {backend.device_number(), backend.native_queue(), timeout});
+    } catch (const CollectiveError& error) {
+      // On all ranks alike: a build without NCCL, slices of one GPU, a network that NCCL does not get to
+      // know.
+      if (comm.is_root())
+        log::warn("the ranks exchange data through host memory and MPI, which takes longer: {}",
+                  error.what());
+    }
   }
   return make_staged_collectives(
       comm,
@@ -113,8 +122,12 @@ ComputeContext make_compute(const JobConfig& job, Communicator& comm) {
 }
 
 std::int64_t chunk_tokens_of(const JobConfig& job, const Backend& backend) {
+  return chunk_tokens_of(job, !backend.shares_host_memory());
+}
+
+std::int64_t chunk_tokens_of(const JobConfig& job, bool on_gpu) {
   if (job.calibration.chunk_tokens > 0) return job.calibration.chunk_tokens;
-  return backend.shares_host_memory() ? 2048 : 16384;
+  return on_gpu ? 16384 : 2048;
 }
 
 int ranks_on_this_node(Communicator& comm) {

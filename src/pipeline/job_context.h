@@ -21,8 +21,9 @@ struct ComputeContext {
 
 /// Threads: compute.threads, else OMP_NUM_THREADS, else this rank's fair part of the cores it may run on.
 /// dtype auto: bf16 where the backend multiplies it faster, else fp32; every rank then uses the root's
-/// choice. Each rank takes the GPU of its number on the node. NCCL where every rank has a GPU of its own, MPI
-/// otherwise. Throws UsageError if ranks came to different backends. Collective.
+/// choice. Each rank takes the GPU of its number on the node. NCCL where every rank has a GPU of its own and
+/// NCCL starts (else the root warns), MPI otherwise. Throws UsageError if ranks came to different backends.
+/// Collective.
 ComputeContext make_compute(const JobConfig& job, Communicator& comm);
 /// The same for one process without others: planning. The collectives are left out.
 ComputeContext make_local_compute(const ComputeSection& section, int threads);
@@ -30,6 +31,8 @@ ComputeContext make_local_compute(const ComputeSection& section, int threads);
 /// calibration.chunk_tokens; 0 is what suits the backend: 2048 for the CPU's caches, 16384 on a GPU, where a
 /// larger product hides the cost of the exact sum.
 std::int64_t chunk_tokens_of(const JobConfig& job, const Backend& backend);
+/// on_gpu: the backend has memory of its own.
+std::int64_t chunk_tokens_of(const JobConfig& job, bool on_gpu);
 
 /// Ranks that run on this rank's node. Collective.
 int ranks_on_this_node(Communicator& comm);

@@ -8,8 +8,6 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/process.h"
-#include "config/version.h"
-#include "io/calibration.h"
 #include "io/finished_blocks.h"
 #include "io/output_directory.h"
 #include "pipeline/background_export.h"
@@ -19,6 +17,8 @@
 #include "pipeline/embedding.h"
 #include "pipeline/job_context.h"
 #include "pipeline/job_directory.h"
+#include "pipeline/job_inputs.h"
+#include "pipeline/job_report.h"
 #include "pipeline/plan.h"
 #include "pipeline/progress.h"
 #include "pipeline/resume.h"
@@ -34,48 +34,9 @@ std::int64_t safetensors_bytes(const std::filesystem::path& directory) {
   return bytes;
 }
 
-/// The job's inputs, checked; the same on every rank.
-struct Inputs {
-  std::unique_ptr<ModelWeights> model;
-  CalibrationData calibration;  ///< no samples for round-to-nearest
-};
-
-Inputs open_inputs(const JobConfig& job, Communicator& comm) {
-  const auto open = [&job] {
-    Inputs inputs;
-    inputs.model = std::make_unique<ModelWeights>(job.model.path);
-    inputs.model->check();
-    if (job.quantization.method == "gptq") {
-      inputs.calibration = read_calibration(job.calibration.path, job.calibration.num_samples,
-                                            inputs.model->config().vocab_size);
-      check_tokenizer(inputs.calibration, job.model.path);
-    }
-    return inputs;
-  };
-  Inputs inputs;
-  // The root looks first, so that a mistake is told once; the others then find the same files good.
-  run_on_root(comm, [&] {
-    inputs = open();
-    inputs.model->check_values_outside_blocks();
-  });
-  return comm.is_root() ? std::move(inputs) : open();
-}
-
-std::vector<std::int64_t> lengths_of(const CalibrationData& data) {
-  std::vector<std::int64_t> lengths;
-  for (const auto& sample : data.samples) lengths.push_back(static_cast<std::int64_t>(sample.size()));
-  return lengths;
-}
-
-std::int64_t widest_group(const ModelWeights& model) {
-  std::int64_t width = 0;
-  for (const StageGroup& group : model.groups()) width = std::max(width, group.in_features);
-  return width;
-}
-
 class QuantizeJob {
  public:
-  QuantizeJob(const JobConfig& job, bool fresh, Communicator& comm, Inputs inputs, ComputeContext compute)
+  QuantizeJob(const JobConfig& job, bool fresh, Communicator& comm, JobInputs inputs, ComputeContext compute)
       : job_(job),
         fresh_(fresh),
         comm_(comm),
@@ -87,7 +48,7 @@ class QuantizeJob {
         phases_(*compute_.backend) {}
 
   Report run() {
-    report_ = new_report();
+    report_ = new_report(job_, inputs_, compute_, comm_);
     if (already_finished()) return report_;
     try {
       prepare();
@@ -101,22 +62,6 @@ class QuantizeJob {
   }
 
  private:
-  Report new_report() const {
-    Report report;
-    report.version = version();
-    report.started = utc_now();
-    report.ranks = comm_.size();
-    report.threads = compute_.backend->threads();
-    report.backend = compute_.backend->describe();
-    report.compute_dtype = name_of(compute_.dtype);
-    report.job = job_;
-    report.samples = static_cast<std::int64_t>(inputs_.calibration.samples.size());
-    report.tokens = inputs_.calibration.tokens();
-    report.calibration_sha256 = inputs_.calibration.sha256;
-    report.output = job_.output.path;
-    return report;
-  }
-
   bool already_finished() {
     std::int64_t finished = 0;
     run_on_root(comm_, [&] {
@@ -143,14 +88,11 @@ class QuantizeJob {
 
   /// Everything that can refuse the job does so here, before the first token is computed.
   void prepare() {
-    const Plan plan = make_plan(job_, *inputs_.model, lengths_of(inputs_.calibration), comm_.size(),
-                                *compute_.backend, compute_.dtype);
-    const int node_ranks = ranks_on_this_node(comm_);
-    run_on_root(comm_, [&] {
-      log::info("{} ranks x {} threads, {}, {} arithmetic", comm_.size(), compute_.backend->threads(),
-                compute_.backend->describe(), name_of(compute_.dtype));
-      plan.require_fit(host_memory_bytes(), node_ranks);
-    });
+    make_fitting_plan();
+    {
+      const auto scope = phases_.in("measure");
+      rates_ = measure_rates(compute_);
+    }
     directory_.emplace(job_, fresh_, comm_);
     const bool other_backend = job_.checkpoint.other_backend == "accept";
     const auto damage = [&](const std::vector<std::string>& blocks) {
@@ -164,7 +106,7 @@ class QuantizeJob {
       export_.emplace(std::make_unique<Exporter>(job_, *inputs_.model, recipe_, fingerprint_, finished));
       if (manifest) export_->keep_partial_files();
     });
-    make_activations(plan);
+    make_activations();
     if (manifest) {
       take_up(*manifest);
     } else if (uses_calibration()) {
@@ -178,15 +120,24 @@ class QuantizeJob {
     start_checkpoints(found);
   }
 
-  void make_activations(const Plan& plan) {
-    const std::vector<Chunk> chunks =
-        make_chunks(lengths_of(inputs_.calibration), chunk_tokens_of(job_, *compute_.backend));
+  void make_fitting_plan() {
+    const PlanRequest request = plan_request(job_, inputs_, compute_, comm_);
+    plan_ = make_plan(request);
+    run_on_root(comm_, [&] {
+      log::info("{} ranks x {} threads, {}, {} arithmetic", comm_.size(), compute_.backend->threads(),
+                compute_.backend->describe(), name_of(compute_.dtype));
+      require_fit(request, plan_);
+    });
+  }
+
+  void make_activations() {
+    const std::vector<Chunk> chunks = make_chunks(inputs_.sample_lengths(), plan_.chunk_tokens);
     const auto [first, last] = chunks_of_rank(chunks, comm_.rank(), comm_.size());
     activations_.emplace(*compute_.backend, inputs_.calibration,
                          std::vector<Chunk>(chunks.begin() + static_cast<std::ptrdiff_t>(first),
                                             chunks.begin() + static_cast<std::ptrdiff_t>(last)),
-                         inputs_.model->config().hidden_size, widest_group(*inputs_.model), compute_.dtype,
-                         Activations::Room{plan.activation_place, spill_path(job_)});
+                         inputs_.model->config().hidden_size, inputs_.widest_group(), compute_.dtype,
+                         Activations::Room{plan_.activation_place, spill_path(job_)});
   }
 
   /// Goes to where an earlier attempt was.
@@ -205,6 +156,10 @@ class QuantizeJob {
                                       [](const LayerStatistics& layer) { return layer.fallback; });
     report_.attempts = manifest.attempts + 1;
     seconds_before_ = manifest.seconds;
+    const auto groups = static_cast<double>(inputs_.model->groups().size());
+    const double blocks_before =
+        static_cast<double>(manifest.block) + static_cast<double>(manifest.group) / groups;
+    part_done_ = 1 - blocks_before / static_cast<double>(plan_.blocks);
     if (comm_.is_root()) {
       log::info(
           "resuming from generation {}: block {} of {}, stage group {}, {} chunks of its sum, {} of work by "
@@ -306,26 +261,23 @@ class QuantizeJob {
       });
     }
     checkpointer_->remove();
-    report_.phase_seconds = phases_.seconds();
-    report_.peak_memory_bytes = total_peak_memory();
-    report_.seconds = seconds_before_ + watch_.seconds();
+    report_.attempt_seconds = watch_.seconds();
+    report_.seconds = seconds_before_ + report_.attempt_seconds;
+    report_.matrix_rate = rates_.compute;
+    report_.phases = phase_figures(phases_.seconds(), plan_, rates_, part_done_);
+    add_memory(plan_, *compute_.backend, report_.attempt_seconds >= job_.checkpoint.interval, comm_, report_);
     run_on_root(comm_, [&] {
       report_.source_bytes = safetensors_bytes(job_.model.path);
       report_.output_bytes = safetensors_bytes(job_.output.path);
       write_report(report_, job_.output.path);
+      for (const std::string& line : phase_table(report_)) log::info("{}", line);
     });
-  }
-
-  std::int64_t total_peak_memory() {
-    std::vector<std::int64_t> sum{peak_memory_bytes()};
-    comm_.all_reduce_sum(sum);
-    return sum[0];
   }
 
   const JobConfig& job_;
   bool fresh_;
   Communicator& comm_;
-  Inputs inputs_;
+  JobInputs inputs_;
   ComputeContext compute_;
   Recipe recipe_;
   std::map<std::string, std::string> identity_;
@@ -335,6 +287,9 @@ class QuantizeJob {
   std::optional<BackgroundExport> export_;  ///< on the root
   std::optional<Activations> activations_;
   DeviceRotary rotary_;
+  Plan plan_;
+  MatrixRates rates_;
+  double part_done_ = 1;  ///< of the job's blocks, by this attempt
   std::int64_t first_block_ = 0;
   BlockStart start_;           ///< what an earlier attempt left of first_block_
   double seconds_before_ = 0;  ///< work of earlier attempts
@@ -346,7 +301,7 @@ class QuantizeJob {
 }  // namespace
 
 Report run_quantize(const JobConfig& job, bool fresh, Communicator& comm) {
-  Inputs inputs = open_inputs(job, comm);
+  JobInputs inputs = open_inputs(job, comm);
   ComputeContext compute = make_compute(job, comm);
   return QuantizeJob(job, fresh, comm, std::move(inputs), std::move(compute)).run();
 }

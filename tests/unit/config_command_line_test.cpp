@@ -63,6 +63,16 @@ TEST(CommandLine, EveryCommandWithItsValues) {
   EXPECT_EQ(parsed.line.command, CommandLine::Command::plan);
   EXPECT_EQ(parsed.line.plan_ranks, 64);
   EXPECT_EQ(parsed.line.json, "plan.json");
+  EXPECT_EQ(parsed.line.plan_device_memory, -1);
+  for (const char* memory : {"80", "80G", "80gb", "0.08T"}) {
+    EXPECT_DOUBLE_EQ(parse({"plan", "job.yaml", "--device-memory", memory}).line.plan_device_memory, 80);
+  }
+  EXPECT_EQ(parse({"plan", "job.yaml", "--device-memory", "0"}).line.plan_device_memory, 0);
+  EXPECT_FALSE(parse({"plan", "job.yaml", "--device-memory", "-1"}).run);
+  EXPECT_FALSE(parse({"plan", "job.yaml", "--device-memory", "80 parsecs"}).run);
+  parsed = parse({"plan", "job.yaml", "--ranks-per-device", "2", "--device-rate", "600"});
+  EXPECT_EQ(parsed.line.plan_ranks_per_device, 2);
+  EXPECT_DOUBLE_EQ(parsed.line.plan_device_rate, 600);
 
   parsed = parse({"eval", "job.yaml", "--model", "m", "--data", "a.h5", "b.h5", "--json", "out.json"});
   EXPECT_TRUE(parsed.run);

@@ -14,7 +14,9 @@ namespace gptq::test {
 namespace {
 
 using nlohmann::json;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 Report example() {
   Report report;
@@ -22,7 +24,8 @@ Report example() {
   report.started = "2026-01-02T03:04:05Z";
   report.ranks = 2;
   report.threads = 3;
-  report.backend = "cpu: 3 threads";
+  report.backend = "cpu";
+  report.device = "cpu: 3 threads";
   report.compute_dtype = "BF16";
   report.job.model.path = "models/tiny";
   report.job.quantization.exclude = {"mlp.down_proj", "a\"b"};
@@ -36,8 +39,12 @@ Report example() {
   report.layers[1].relative_output_error = 0.03;
   report.layers[1].fallback = true;
   report.layers[1].fallback_reason = "not positive definite, \"even\" with damping";
-  report.phase_seconds = {{"load", 1.5}, {"solve", 70}};
+  report.phases["load"] = {1.5, 0, 3e9, 0};
+  report.phases["solve"] = {70, 140e12, 0, 4e12};
+  report.phases["export"].seconds = 2.5;
   report.seconds = 3725;
+  report.attempt_seconds = 84;
+  report.host_memory = {1'000'000'000, 900'000'000};
   report.peak_memory_bytes = 1'500'000'000;
   report.source_bytes = 269'000'000;
   report.output_bytes = 110'000'000;
@@ -57,7 +64,19 @@ TEST(Report, JsonHoldsEverything) {
   EXPECT_EQ(report["job"]["model"]["path"], "models/tiny");
   EXPECT_EQ(report["job"]["quantization"]["group_size"], 128);
   EXPECT_EQ(report["job"]["quantization"]["exclude"][1], "a\"b");
-  EXPECT_DOUBLE_EQ(report["phases"]["load"], 1.5);
+  EXPECT_EQ(report["summary"]["backend"], "cpu");
+  EXPECT_EQ(report["summary"]["device"], "cpu: 3 threads");
+  EXPECT_EQ(report["attempts"], 1);
+  EXPECT_DOUBLE_EQ(report["summary"]["quantization_seconds"], 80);
+  EXPECT_DOUBLE_EQ(report["phase_seconds"]["load"], 1.5);
+  EXPECT_DOUBLE_EQ(report["phases"]["load"]["seconds"], 1.5);
+  EXPECT_DOUBLE_EQ(report["phases"]["load"]["bytes_per_second"], 2e9);
+  EXPECT_FALSE(report["phases"]["load"].contains("flops"));
+  EXPECT_DOUBLE_EQ(report["phases"]["solve"]["flops_per_second"], 2e12);
+  EXPECT_DOUBLE_EQ(report["phases"]["solve"]["share_of_matrix_rate"], 0.5);
+  EXPECT_EQ(report["memory"]["host"]["predicted_bytes"], 1'000'000'000);
+  EXPECT_EQ(report["memory"]["host"]["actual_bytes"], 900'000'000);
+  EXPECT_FALSE(report["memory"].contains("device")) << "a CPU has none of its own";
   ASSERT_EQ(report["layers"].size(), 2u);
   EXPECT_EQ(report["layers"][1]["fallback"], true);
   EXPECT_EQ(report["layers"][1]["fallback_reason"], example().layers[1].fallback_reason);
@@ -95,7 +114,29 @@ TEST(Report, SummaryNamesWhatAPersonAsksFor) {
                            "model.layers.0.mlp.down_proj", "2.000 %"}) {
     EXPECT_THAT(text, HasSubstr(part));
   }
-  EXPECT_LT(text.find("solve 1 min 10 s"), text.find("load 1.5 s")) << "longest phase first";
+  EXPECT_THAT(text, HasSubstr("solve 1 min 10 s, export 2.5 s, load 1.5 s")) << "longest phase first";
+}
+
+TEST(Report, SummaryShowsLoadAndExportApart) {
+  EXPECT_THAT(summary_text(example()), HasSubstr("1 min 20 s (load 1.5 s, export 2.5 s apart)"));
+}
+
+TEST(Report, SummaryComparesMemoryWithThePlan) {
+  Report report = example();
+  EXPECT_THAT(summary_text(report), HasSubstr("900.0 MB of 1.00 GB predicted"));
+  EXPECT_THAT(summary_text(report), Not(HasSubstr("device peak")));
+  report.device_memory = {20'000'000'000, 19'000'000'000};
+  EXPECT_THAT(summary_text(report), HasSubstr("19.00 GB of 20.00 GB predicted"));
+}
+
+TEST(Report, PhaseTableHasRatesInTheOrderOfTheWork) {
+  const std::vector<std::string> table = phase_table(example());
+  ASSERT_EQ(table.size(), 5u);
+  EXPECT_THAT(table[1], AllOf(HasSubstr("load"), HasSubstr("3 GB"), HasSubstr("2 GB/s")));
+  EXPECT_THAT(table[2], AllOf(HasSubstr("solve"), HasSubstr("140 TFLOP"), HasSubstr("2 TFLOP/s"),
+                              HasSubstr("50 %"), HasSubstr("83 %")));
+  EXPECT_THAT(table[3], AllOf(HasSubstr("export"), Not(HasSubstr("FLOP")), Not(HasSubstr("B/s"))));
+  EXPECT_THAT(table[4], AllOf(HasSubstr("other"), HasSubstr("10.00 s")));
 }
 
 TEST(Report, EmptyJobHasASummaryToo) {

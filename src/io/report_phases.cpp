@@ -1,0 +1,65 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "io/report.h"
+
+namespace gptq {
+namespace {
+
+/// In the order of the work.
+constexpr std::array kOrder{"measure", "load",   "resume", "embed",  "forward",    "hessian",
+                            "reduce",  "factor", "solve",  "gather", "checkpoint", "export"};
+
+std::string row(const std::string& name, const std::string& seconds, const std::string& share,
+                const std::string& work, const std::string& rate, const std::string& of_limit) {
+  return fmt::format("{:<12}{:>10}{:>8}{:>14}{:>15}{:>16}", name, seconds, share, work, rate, of_limit);
+}
+
+std::string row_of(const std::string& name, const PhaseFigures& phase, double total) {
+  std::string work, rate, of_limit;
+  if (phase.flops > 0) {
+    work = fmt::format("{:.3g} TFLOP", phase.flops / 1e12);
+    rate = fmt::format("{:.3g} TFLOP/s", phase.flops_per_second() / 1e12);
+    if (phase.limit > 0) of_limit = fmt::format("{:.0f} %", 100 * phase.share_of_limit());
+  } else if (phase.bytes > 0) {
+    work = fmt::format("{:.3g} GB", phase.bytes / 1e9);
+    rate = fmt::format("{:.3g} GB/s", phase.bytes_per_second() / 1e9);
+  }
+  const double share = total > 0 ? 100 * phase.seconds / total : 0;
+  return row(name, fmt::format("{:.2f} s", phase.seconds), fmt::format("{:.0f} %", share), work, rate,
+             of_limit);
+}
+
+}  // namespace
+
+double Report::phase_seconds(const std::string& name) const {
+  const auto found = phases.find(name);
+  return found == phases.end() ? 0 : found->second.seconds;
+}
+
+double Report::quantization_seconds() const {
+  return std::max(
+      0.0, attempt_seconds - phase_seconds("load") - phase_seconds("export") - phase_seconds("measure"));
+}
+
+std::vector<std::string> phase_table(const Report& report) {
+  std::vector<std::string> lines{row("phase", "time", "share", "work", "rate", "of matrix rate")};
+  double counted = 0;
+  for (const auto& [name, phase] : report.phases) {
+    counted += phase.seconds;
+    if (std::find(kOrder.begin(), kOrder.end(), name) == kOrder.end())
+      lines.push_back(row_of(name, phase, report.attempt_seconds));
+  }
+  for (const char* name : kOrder) {
+    const auto found = report.phases.find(name);
+    if (found != report.phases.end()) lines.push_back(row_of(name, found->second, report.attempt_seconds));
+  }
+  PhaseFigures rest;
+  rest.seconds = std::max(0.0, report.attempt_seconds - counted);
+  lines.push_back(row_of("other", rest, report.attempt_seconds));
+  return lines;
+}
+
+}  // namespace gptq

@@ -1,0 +1,68 @@
+#include "pipeline/job_inputs.h"
+
+#include <algorithm>
+#include <array>
+
+#include "base/process.h"
+
+namespace gptq {
+namespace {
+
+int ranks_on_device(const Backend& backend, Communicator& comm) {
+  const std::string mine = backend.device_id();
+  if (mine.empty()) return 1;
+  const auto everyone = comm.all_gather(std::as_bytes(std::span(mine)));
+  return static_cast<int>(
+      std::count(everyone.begin(), everyone.end(), everyone[static_cast<std::size_t>(comm.rank())]));
+}
+
+}  // namespace
+
+JobInputs open_inputs(const JobConfig& job, Communicator& comm) {
+  const auto open = [&job] {
+    JobInputs inputs;
+    inputs.model = std::make_unique<ModelWeights>(job.model.path);
+    inputs.model->check();
+    if (job.quantization.method == "gptq") {
+      inputs.calibration = read_calibration(job.calibration.path, job.calibration.num_samples,
+                                            inputs.model->config().vocab_size);
+      check_tokenizer(inputs.calibration, job.model.path);
+    }
+    return inputs;
+  };
+  JobInputs inputs;
+  // The root looks first, so that a mistake is told once; the others then find the same files good.
+  run_on_root(comm, [&] {
+    inputs = open();
+    inputs.model->check_values_outside_blocks();
+  });
+  return comm.is_root() ? std::move(inputs) : open();
+}
+
+std::vector<std::int64_t> JobInputs::sample_lengths() const {
+  std::vector<std::int64_t> lengths;
+  for (const auto& sample : calibration.samples) lengths.push_back(static_cast<std::int64_t>(sample.size()));
+  return lengths;
+}
+
+std::int64_t JobInputs::widest_group() const {
+  std::int64_t width = 0;
+  for (const StageGroup& group : model->groups()) width = std::max(width, group.in_features);
+  return width;
+}
+
+PlanRequest plan_request(const JobConfig& job, const JobInputs& inputs, const ComputeContext& compute,
+                         Communicator& comm) {
+  PlanRequest request{job, *inputs.model, inputs.sample_lengths(), comm.size(), compute.dtype};
+  request.device = PlannedDevice::of(*compute.backend, ranks_on_device(*compute.backend, comm));
+  std::array<std::int64_t, 4> most{ranks_on_this_node(comm), request.device.ranks, -host_memory_bytes(),
+                                   -request.device.memory_bytes};
+  comm.all_reduce_max(most);
+  request.ranks_on_node = static_cast<int>(most[0]);
+  request.device.ranks = static_cast<int>(most[1]);
+  request.node_memory_bytes = -most[2];
+  request.device.memory_bytes = -most[3];
+  return request;
+}
+
+}  // namespace gptq

@@ -1,0 +1,68 @@
+#include "pipeline/plan_shapes.h"
+
+#include <algorithm>
+
+#include "model/safetensors_reader.h"
+#include "quant/packing.h"
+
+namespace gptq {
+namespace {
+
+std::int64_t scale_groups_of(std::int64_t in_features, const QuantizationSection& options) {
+  const std::int64_t width = options.group_size < 0 ? in_features : options.group_size;
+  return (in_features + width - 1) / width;
+}
+
+std::int64_t quantized_bytes(const LinearShape& layer, const QuantizationSection& options) {
+  const std::int64_t groups = scale_groups_of(layer.in_features, options);
+  return 4 * packed_words(layer.in_features, options.bits) * layer.out_features +
+         4 * packed_words(layer.out_features, options.bits) * groups + 2 * groups * layer.out_features +
+         4 * layer.in_features;
+}
+
+}  // namespace
+
+std::int64_t BlockShape::widest_input() const {
+  std::int64_t widest = 0;
+  for (const GroupShape& group : groups) widest = std::max(widest, group.in_features);
+  return widest;
+}
+
+std::int64_t BlockShape::scratch_columns() const {
+  std::int64_t columns = 0;
+  for (std::size_t i = 0; i < groups.size(); i += 2) columns += groups[i].outputs;
+  return columns;
+}
+
+BlockShape measure_block(const ModelWeights& model, const Recipe& recipe, std::int64_t block, DType compute) {
+  BlockShape shape;
+  const std::string prefix = block_prefix(model.architecture(), block);
+  for (const StageGroup& group : model.groups()) {
+    GroupShape& g = shape.groups.emplace_back();
+    g.in_features = group.in_features;
+    g.scale_groups = scale_groups_of(group.in_features, recipe.section());
+    for (const LinearShape& layer : group.layers) {
+      const std::int64_t parameters = layer.in_features * layer.out_features;
+      const std::string weight = prefix + layer.name + ".weight";
+      const DType dtype =
+          model.files().contains(weight) ? model.files().info(weight).dtype : model.config().dtype;
+      const std::int64_t bytes = parameters * static_cast<std::int64_t>(size_of(dtype));
+      shape.parameters += parameters;
+      shape.linears += 1;
+      shape.padded_columns += (8 - layer.in_features % 8) % 8 * layer.out_features;
+      if (layer.bias) shape.widest_biased = std::max(shape.widest_biased, layer.out_features);
+      shape.converted = shape.converted || dtype != compute;
+      shape.source_bytes += bytes;
+      g.outputs += layer.out_features;
+      g.largest_layer = std::max(g.largest_layer, parameters);
+      if (!recipe.selects(prefix + layer.name)) continue;
+      g.quantized_rows += layer.out_features;
+      g.quantized_layers += 1;
+      shape.quantized_layers += 1;
+      shape.saved_bytes += bytes - quantized_bytes(layer, recipe.section());
+    }
+  }
+  return shape;
+}
+
+}  // namespace gptq
