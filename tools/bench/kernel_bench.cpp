@@ -78,6 +78,12 @@ std::vector<Case> cases_of(const Bench& bench, const std::vector<std::string>& o
   return cases;
 }
 
+double seconds_of(const CommandLine& line, const Backend& backend) {
+  if (line.seconds > 0) return line.seconds;
+  if (!line.quick) return 300;
+  return backend.shares_host_memory() ? 40 : 90;
+}
+
 /// Half of the time goes into making data and checking results.
 Effort effort_of(const CommandLine& line, double seconds, std::size_t cases) {
   Effort effort;
@@ -102,7 +108,7 @@ int run(const CommandLine& line, const std::string& command) {
   const std::unique_ptr<Backend> backend = make_backend(options);
   const Bench bench{*backend, dtype_of(line, *backend), shapes_of(line, *backend)};
   const std::vector<Case> cases = cases_of(bench, line.only);
-  const double seconds = line.seconds > 0 ? line.seconds : line.quick ? 40 : 300;
+  const double seconds = seconds_of(line, *backend);
   const Effort effort = effort_of(line, seconds, cases.size());
 
   if (line.rehearse) std::puts("REHEARSAL: tiny sizes, the figures mean nothing");
@@ -110,9 +116,10 @@ int run(const CommandLine& line, const std::string& command) {
   print_head(bench, limits);
   std::vector<Result> results;
   for (const Case& next : cases) {
+    const bool is_first = results.empty() || results.back().what->operation != next.operation;
     const bool late = !line.rehearse && watch.seconds() > seconds;
     results.push_back(late ? skipped(next) : run_case(bench, next, limits, effort));
-    print_result(results.back(), limits);
+    print_result(results.back(), limits, is_first);
   }
   if (!line.json.empty()) write_file(line.json, to_json(bench, limits, results, command, watch.seconds()));
   const auto failed = std::count_if(results.begin(), results.end(), [](const Result& result) {

@@ -169,11 +169,10 @@ std::vector<Case> hessian_cases(const Bench& bench) {
   std::vector<Case> cases;
   for (const std::int64_t n : s.widths)
     for (const std::int64_t tokens : s.tokens) cases.push_back(hessian(bench, tokens, n));
-  for (const std::int64_t n : {s.hidden, s.intermediate}) {
-    cases.push_back(column_max(bench, s.tokens.front(), n));
-    cases.push_back(hessian_diagonal(bench, n));
-    cases.push_back(factor(bench, n));
-  }
+  const std::int64_t own[] = {s.hidden, s.intermediate};
+  for (const std::int64_t n : own) cases.push_back(column_max(bench, s.tokens.back(), n));
+  for (const std::int64_t n : own) cases.push_back(hessian_diagonal(bench, n));
+  for (const std::int64_t n : own) cases.push_back(factor(bench, n));
   return cases;
 }
 

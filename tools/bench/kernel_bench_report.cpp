@@ -40,18 +40,19 @@ std::string row(const std::string& operation, const std::string& shape, const st
                      flops, bytes, share, note);
 }
 
-std::string note_of(const Result& result, const Limits& limits) {
+std::string note_of(const Result& result, const Limits& limits, bool explained) {
   const Cost& cost = result.what->cost;
-  std::string note;
+  std::vector<std::string> notes;
   if (cost.floor.size() > 1 && result.floor_seconds > 0)
-    note = fmt::format("{:.2f} x its floor of {:.4g} ms; ", result.times.median / result.floor_seconds,
-                       result.floor_seconds * 1e3);
-  note += cost.counted;
+    notes.push_back(fmt::format("{:.2f} x its floor of {:.4g} ms", result.times.median / result.floor_seconds,
+                                result.floor_seconds * 1e3));
   for (const Aside& aside : cost.asides) {
     const double limit = limits.of(aside.demand.limit);
-    if (limit > 0) note += fmt::format("; {}: {:.4g} ms", aside.what, aside.demand.amount / limit * 1e3);
+    if (limit > 0)
+      notes.push_back(fmt::format("{}: {:.4g} ms", aside.what, aside.demand.amount / limit * 1e3));
   }
-  return note;
+  if (explained) notes.push_back(cost.counted);
+  return fmt::format("{}", fmt::join(notes, "; "));
 }
 
 const char* name_of(Result::State state) {
@@ -101,10 +102,10 @@ void print_head(const Bench& bench, const Limits& limits) {
     line(fmt::format("limit {:<9} {}  {}", kNames[i].key, figure, kNames[i].meaning));
   }
   line("");
-  line(row("operation", "shape", "ms", "spread", "TFLOP/s", "GB/s", "share", "what is counted"));
+  line(row("operation", "shape", "ms", "spread", "TFLOP/s", "GB/s", "share", "remarks; what is counted"));
 }
 
-void print_result(const Result& result, const Limits& limits) {
+void print_result(const Result& result, const Limits& limits, bool explained) {
   const std::string& operation = result.what->operation;
   const std::string& shape = result.what->shape;
   if (result.state == Result::State::failed)
@@ -116,7 +117,7 @@ void print_result(const Result& result, const Limits& limits) {
            fmt::format("{:.0f} %", (times.slowest - times.fastest) / times.median * 100),
            rate_text(result.flops_per_second(), 1e12), rate_text(result.bytes_per_second(), 1e9),
            result.floor_seconds > 0 ? fmt::format("{:.0f} %", result.share() * 100) : "",
-           note_of(result, limits)));
+           note_of(result, limits, explained)));
 }
 
 std::string to_json(const Bench& bench, const Limits& limits, const std::vector<Result>& results,
