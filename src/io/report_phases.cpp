@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "io/report.h"
 
@@ -12,20 +13,33 @@ namespace {
 constexpr std::array kOrder{"measure", "load",   "resume", "embed",  "forward",    "hessian",
                             "reduce",  "factor", "solve",  "gather", "checkpoint", "export"};
 
+/// "3.77 T", "42 G" and the like: three digits and a decimal prefix, to which the unit is added.
+std::string with_prefix(double value) {
+  constexpr std::array<std::pair<double, const char*>, 4> prefixes{
+      {{1e12, "T"}, {1e9, "G"}, {1e6, "M"}, {1e3, "k"}}};
+  for (const auto& [scale, prefix] : prefixes) {
+    if (value >= 0.9995 * scale) return fmt::format("{:.3g} {}", value / scale, prefix);
+  }
+  return fmt::format("{:.3g} ", value);
+}
+
 std::string row(const std::string& name, const std::string& seconds, const std::string& share,
                 const std::string& work, const std::string& rate, const std::string& of_limit) {
-  return fmt::format("{:<12}{:>10}{:>8}{:>14}{:>15}{:>16}", name, seconds, share, work, rate, of_limit);
+  std::string line =
+      fmt::format("{:<11}{:>11}{:>7}{:>13}{:>15}{:>16}", name, seconds, share, work, rate, of_limit);
+  line.erase(line.find_last_not_of(' ') + 1);
+  return line;
 }
 
 std::string row_of(const std::string& name, const PhaseFigures& phase, double total) {
   std::string work, rate, of_limit;
   if (phase.flops > 0) {
-    work = fmt::format("{:.3g} TFLOP", phase.flops / 1e12);
-    rate = fmt::format("{:.3g} TFLOP/s", phase.flops_per_second() / 1e12);
+    work = with_prefix(phase.flops) + "FLOP";
+    rate = with_prefix(phase.flops_per_second()) + "FLOP/s";
     if (phase.limit > 0) of_limit = fmt::format("{:.0f} %", 100 * phase.share_of_limit());
   } else if (phase.bytes > 0) {
-    work = fmt::format("{:.3g} GB", phase.bytes / 1e9);
-    rate = fmt::format("{:.3g} GB/s", phase.bytes_per_second() / 1e9);
+    work = with_prefix(phase.bytes) + "B";
+    rate = with_prefix(phase.bytes_per_second()) + "B/s";
   }
   const double share = total > 0 ? 100 * phase.seconds / total : 0;
   return row(name, fmt::format("{:.2f} s", phase.seconds), fmt::format("{:.0f} %", share), work, rate,

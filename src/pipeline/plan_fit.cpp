@@ -36,27 +36,48 @@ class Alternatives {
 
   /// "Use A (12.3 GB), or B (9.9 GB)."; what cannot help at all otherwise.
   std::string text() const {
-    if (found_.empty()) return "No setting of this job makes it fit: it needs a larger device or node.";
+    if (found_.empty()) return smallest();
     std::string result = "What would fit: ";
     for (std::size_t i = 0; i < found_.size(); ++i) result += (i == 0 ? "" : "; or ") + found_[i];
     return result + ".";
   }
 
  private:
-  std::optional<Plan> planned(const JobConfig& job, int ranks, const PlannedDevice& device, int on_node) {
-    PlanRequest other{job,
-                      request_.model,
-                      request_.sample_lengths,
-                      ranks,
-                      request_.compute,
-                      device,
-                      request_.node_memory_bytes,
-                      on_node};
+  /// What the job needs at least on these ranks.
+  std::string smallest() const {
+    JobConfig job = request_.job;
+    job.compute.activations = request_.device.separate ? "host" : "disk";
+    job.calibration.chunk_tokens = 1;  // a sample is not cut
+    const Plan plan = make_plan(with(job, request_.ranks, request_.device, request_.ranks_on_node));
+    const std::string host = fmt::format("{} of host memory a rank", bytes_text(plan.host.peak_bytes));
+    if (!plan.device.separate)
+      return fmt::format("No setting of this job makes it fit: it needs {} at least.", host);
+    return fmt::format(
+        "No setting of this job makes it fit: with compute.activations: {} and one sample a chunk it needs "
+        "{} "
+        "of the device and {}.",
+        job.compute.activations, bytes_text(plan.device_memory.peak_bytes), host);
+  }
+
+  PlanRequest with(const JobConfig& job, int ranks, const PlannedDevice& device, int on_node) const {
+    return {job,
+            request_.model,
+            request_.sample_lengths,
+            ranks,
+            request_.compute,
+            device,
+            request_.node_memory_bytes,
+            on_node};
+  }
+
+  std::optional<Plan> planned(const JobConfig& job, int ranks, const PlannedDevice& device,
+                              int on_node) const {
+    const PlanRequest other = with(job, ranks, device, on_node);
     Plan plan = make_plan(other);
     return fits(other, plan) ? std::optional<Plan>(std::move(plan)) : std::nullopt;
   }
 
-  std::optional<Plan> planned(const JobConfig& job) {
+  std::optional<Plan> planned(const JobConfig& job) const {
     return planned(job, request_.ranks, request_.device, request_.ranks_on_node);
   }
 

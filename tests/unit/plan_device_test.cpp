@@ -115,7 +115,8 @@ TEST_F(DevicePlan, RefusalNamesWhatWouldFit) {
   const std::string text = refusal(request(9 * kGB));
   EXPECT_THAT(text, AllOf(HasSubstr("a rank needs"), HasSubstr("it can have 8.45 GB"),
                           HasSubstr("calibration.chunk_tokens: ")));
-  EXPECT_THAT(refusal(request(3 * kGB)), HasSubstr("larger device"));
+  EXPECT_THAT(refusal(request(3 * kGB)),
+              HasSubstr("No setting of this job makes it fit: with compute.activations: host"));
 }
 
 TEST_F(DevicePlan, RanksOnOneDeviceShareItsMemory) {
