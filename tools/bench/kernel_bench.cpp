@@ -41,12 +41,11 @@ void declare(CLI::App& app, CommandLine& line) {
       ->check(CLI::IsMember({"auto", "llama-3-8b", "smollm2", "tiny"}))
       ->capture_default_str();
   app.add_option("--only", line.only, "These operations, as the table names them")->delimiter(',');
-  app.add_flag("--quick", line.quick, "One chunk size and the model's own widths: below a minute or two");
+  app.add_flag("--quick", line.quick, "One chunk size and the model's own widths");
   app.add_flag("--rehearse", line.rehearse, "Every case at tiny sizes, for its checks: figures mean nothing");
-  app.add_option(
-         "--seconds", line.seconds,
-         "Spend about so long; what does not fit is skipped and said to be. Default: 40 with --quick, "
-         "else 300")
+  app.add_option("--seconds", line.seconds,
+                 "Spend about so long; what does not fit is skipped and said to be. Default: 300; "
+                 "with --quick 40 on a CPU, 90 on a GPU")
       ->check(CLI::PositiveNumber);
   app.add_option("--threads", line.threads, "Of the CPU; 0: all cores")->capture_default_str();
   app.add_option("--json", line.json, "Also write this file");
