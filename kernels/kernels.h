@@ -124,6 +124,15 @@ struct SolveColumns {
   std::vector<std::uint8_t> dead;  ///< dead[column] != 0: no token ever used it; its weight becomes 0
 };
 
+/// Rows of one layer to be solved.
+struct RowsToSolve {
+  Matrix weight;  ///< host (rows, n), any floating dtype, original column order
+  /// The whole layer's weights as prepare_linear() prepared them, and the number of `weight`'s first row in
+  /// it; or null. A backend with memory of its own need not copy the rows there once more.
+  const LinearWeights* prepared = nullptr;
+  std::int64_t first_row = 0;
+};
+
 /// The result for some rows of one layer; host arrays, row-major.
 struct QuantizedRows {
   std::int64_t rows = 0;
@@ -205,12 +214,12 @@ class Kernels {
   /// n) row-major floats, the strict lower triangle 0. Returns false (contents then undefined) if H + λI is
   /// not positive definite or a diagonal entry of R is no normal float.
   virtual bool factor(const FactorInput& input, float* r) = 0;
-  /// GPTQ on rows of layers that share their columns. parts: host matrices (rows, n) of any floating dtype,
-  /// original column order; their rows come out one behind the other. r: what factor() gave for
+  /// GPTQ on rows of layers that share their columns; one result a part. r: what factor() gave for
   /// `columns.order`, or null: round to nearest. damping: the λ in it. Throws NumericalError where a row
   /// gives NaN.
-  virtual QuantizedRows solve_rows(std::span<const Matrix> parts, const SolveColumns& columns, const float* r,
-                                   double damping, const SolveOptions& options) = 0;
+  virtual std::vector<QuantizedRows> solve_rows(std::span<const RowsToSolve> parts,
+                                                const SolveColumns& columns, const float* r, double damping,
+                                                const SolveOptions& options) = 0;
 };
 
 }  // namespace gptq

@@ -37,8 +37,8 @@ class CpuKernels final : public Kernels {
   void hessian_diagonal(const std::int64_t* sum, std::span<const int> exponents, double scale,
                         std::span<double> diagonal) override;
   bool factor(const FactorInput& input, float* r) override;
-  QuantizedRows solve_rows(std::span<const Matrix> parts, const SolveColumns& columns, const float* r,
-                           double damping, const SolveOptions& options) override;
+  std::vector<QuantizedRows> solve_rows(std::span<const RowsToSolve> parts, const SolveColumns& columns,
+                                        const float* r, double damping, const SolveOptions& options) override;
 
   int threads() const { return threads_; }
 

@@ -45,8 +45,8 @@ class CudaKernels final : public Kernels {
                         std::span<double> diagonal) override;
   bool factor(const FactorInput& input, float* r) override;
   // solve_rows.cu
-  QuantizedRows solve_rows(std::span<const Matrix> parts, const SolveColumns& columns, const float* r,
-                           double damping, const SolveOptions& options) override;
+  std::vector<QuantizedRows> solve_rows(std::span<const RowsToSolve> parts, const SolveColumns& columns,
+                                        const float* r, double damping, const SolveOptions& options) override;
 
  private:
   CudaContext& context_;

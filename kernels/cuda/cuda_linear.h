@@ -29,6 +29,9 @@ class CudaLinear final : public LinearWeights {
   DType compute() const { return compute_; }
   std::int64_t stride() const { return stride_; }
   void* weights() const { return weights_.data(); }
+  /// The weights are dense and exactly those of a matrix of this type.
+  bool holds(DType source) const { return exact_ && source == compute_ && stride_ == in_; }
+  void set_exact() { exact_ = true; }                      ///< they were copied, not converted
   const float* bias() const { return bias_.as<float>(); }  ///< null: none
 
   /// Memory for the preparation, kept until wait(): work in weights_stream() may need it that long.
@@ -45,6 +48,7 @@ class CudaLinear final : public LinearWeights {
   CudaContext& context_;
   std::int64_t out_, in_, stride_;
   DType compute_;
+  bool exact_ = false;
   mutable State state_ = State::preparing;
   cudaEvent_t ready_ = nullptr;
   DeviceBuffer weights_, bias_;

@@ -147,6 +147,7 @@ std::unique_ptr<LinearWeights> CudaKernels::prepare_linear(const Matrix& weight,
   auto linear = std::make_unique<CudaLinear>(context_, weight.rows, weight.cols, bias, compute);
   if (weight.dtype == compute && linear->stride() == weight.cols) {
     stage_rows(context_, linear->weights(), weight, 0, weight.rows);
+    linear->set_exact();
   } else {
     with_compute_type(compute,
                       [&](auto type) { convert_weights<decltype(type)>(context_, weight, *linear); });

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/cuda_kernels.h"
+#include "kernels/cuda/cuda_linear.h"
 #include "kernels/cuda/solve_memory.h"
 #include "kernels/cuda/solve_tasks.h"
 #include "kernels/solve_schedule.h"
@@ -42,28 +43,54 @@ struct Tables {
   DeviceBuffer inverse, pivot;
 };
 
+/// What a slice has of one part.
+struct PartRows {
+  const RowsToSolve* part;
+  std::size_t number;         ///< of the part
+  std::int64_t first, count;  ///< rows of the part
+  std::int64_t at;            ///< the first one's place in the slice
+};
+
+std::vector<PartRows> rows_in_slice(std::span<const RowsToSolve> parts, std::int64_t first,
+                                    std::int64_t count) {
+  std::vector<PartRows> overlaps;
+  std::int64_t part_first = 0;
+  for (std::size_t number = 0; number < parts.size(); ++number) {
+    const std::int64_t rows = parts[number].weight.rows;
+    const std::int64_t begin = std::max(first, part_first);
+    const std::int64_t end = std::min(first + count, part_first + rows);
+    if (begin < end)
+      overlaps.push_back({&parts[number], number, begin - part_first, end - begin, begin - first});
+    part_first += rows;
+  }
+  return overlaps;
+}
+
 class SliceSolver {
  public:
   SliceSolver(CudaContext& context, const SolveSchedule& schedule, const float* r, double damping,
               std::int64_t rows);
 
   std::int64_t rows() const { return rows_; }
-  /// Rows [first, first + count) of the stacked parts, count <= rows().
-  void solve(std::span<const Matrix> parts, std::int64_t first, std::int64_t count, QuantizedRows& result);
+  /// Rows [first, first + count) of the parts laid one behind the other, count <= rows().
+  void solve(std::span<const RowsToSolve> parts, std::int64_t first, std::int64_t count,
+             std::vector<QuantizedRows>& results);
 
  private:
   void make_tables();
   void make_parts();
   void make_triangles();
   void allocate_slice();
-  void load(std::span<const Matrix> parts, std::int64_t first, std::int64_t count);
-  void load_part(const Matrix& part, std::int64_t to);
+  void load(std::span<const PartRows> overlaps);
+  void load_part(const PartRows& rows);
+  void load_prepared(const PartRows& rows, const CudaLinear& linear);
+  void put(const SolveSource& source);
   void fix_scales();
   void search_ahead(std::size_t index, std::size_t segment);
   void solve_batch(std::size_t index);
   SolveBatchTask task_of(std::size_t index);
-  void store(std::int64_t first, std::int64_t count, QuantizedRows& result);
-  void store_statistics(std::int64_t first, std::int64_t count, QuantizedRows& result);
+  void store(std::span<const PartRows> overlaps, std::int64_t count, std::vector<QuantizedRows>& results);
+  void store_statistics(std::span<const PartRows> overlaps, std::vector<QuantizedRows>& results);
 
   float* w_at(std::int64_t position) { return w_.as<float>() + position * rows_; }
   double* statistic(int number) { return statistics_.as<double>() + number * rows_; }
@@ -167,9 +194,10 @@ void SliceSolver::allocate_slice() {
   norm_parts_ = floats(round_up(n_, kSolveTile) / kSolveTile * rows_);
 }
 
-void SliceSolver::solve(std::span<const Matrix> parts, std::int64_t first, std::int64_t count,
-                        QuantizedRows& result) {
-  load(parts, first, count);
+void SliceSolver::solve(std::span<const RowsToSolve> parts, std::int64_t first, std::int64_t count,
+                        std::vector<QuantizedRows>& results) {
+  const std::vector<PartRows> overlaps = rows_in_slice(parts, first, count);
+  load(overlaps);
   if (!schedule_.options.refit_every_group) fix_scales();
   for (std::size_t index = 0; index < schedule_.batches.size(); ++index) solve_batch(index);
   if (r_ != nullptr) {
@@ -177,31 +205,49 @@ void SliceSolver::solve(std::span<const Matrix> parts, std::int64_t first, std::
     add_norms(context_, norm_parts_.as<float>(), round_up(n_, kSolveTile) / kSolveTile, rows_,
               statistic(kNorm));
   }
-  store(first, count, result);
+  store(overlaps, count, results);
 }
 
-void SliceSolver::load(std::span<const Matrix> parts, std::int64_t first, std::int64_t count) {
+void SliceSolver::load(std::span<const PartRows> overlaps) {
   const cudaStream_t stream = context_.stream();
   GPTQ_CUDA(cudaMemsetAsync(w_.data(), 0, w_.size(), stream));
   GPTQ_CUDA(cudaMemsetAsync(statistics_.data(), 0, statistics_.size(), stream));
-  std::int64_t part_first = 0;
-  for (const Matrix& part : parts) {
-    const std::int64_t begin = std::max(first, part_first);
-    const std::int64_t end = std::min(first + count, part_first + part.rows);
-    if (begin < end) load_part(part.rows_from(begin - part_first, end - begin), begin - first);
-    part_first += part.rows;
+  for (const PartRows& rows : overlaps) {
+    const CudaLinear* prepared =
+        rows.part->prepared == nullptr ? nullptr : &cuda_linear(*rows.part->prepared);
+    if (prepared != nullptr && prepared->holds(rows.part->weight.dtype))
+      load_prepared(rows, *prepared);
+    else
+      load_part(rows);
   }
   // Products over columns in steps of 16 may meet ones that are not solved yet, times zero.
   GPTQ_CUDA(cudaMemsetAsync(difference_.data(), 0, difference_.size(), stream));
 }
 
+void SliceSolver::put(const SolveSource& source) {
+  load_rows(context_, source, n_, rows_, tables_.position.as<int>(), tables_.dead.as<std::uint8_t>(),
+            w_.as<float>(), statistic(kWeightNorm), statistic(kDeadNorm));
+}
+
+/// From the copy that the forward pass uses.
+void SliceSolver::load_prepared(const PartRows& rows, const CudaLinear& linear) {
+  const DType dtype = rows.part->weight.dtype;
+  GPTQ_EXPECT(linear.in_features() == n_ &&
+              rows.part->first_row + rows.part->weight.rows <= linear.out_features());
+  linear.wait();
+  const std::int64_t first = (rows.part->first_row + rows.first) * n_;
+  put({static_cast<const std::byte*>(linear.weights()) + static_cast<std::size_t>(first) * size_of(dtype),
+       dtype, rows.at, rows.count});
+}
+
 /// In pieces that fit into the memory of the differences, which are not needed yet.
-void SliceSolver::load_part(const Matrix& part, std::int64_t to) {
-  const std::size_t row_bytes = static_cast<std::size_t>(n_) * size_of(part.dtype);
+void SliceSolver::load_part(const PartRows& rows) {
+  const Matrix& weight = rows.part->weight;
+  const std::size_t row_bytes = static_cast<std::size_t>(n_) * size_of(weight.dtype);
   const auto fit = static_cast<std::int64_t>(difference_.size() / row_bytes);
-  for (std::int64_t done = 0; done < part.rows; done += fit) {
-    const std::int64_t count = std::min(fit, part.rows - done);
-    const Matrix piece = part.rows_from(done, count);
+  for (std::int64_t done = 0; done < rows.count; done += fit) {
+    const std::int64_t count = std::min(fit, rows.count - done);
+    const Matrix piece = weight.rows_from(rows.first + done, count);
     if (piece.stride == n_) {
       context_.upload(difference_.data(), piece.data, static_cast<std::size_t>(count) * row_bytes);
     } else {
@@ -209,9 +255,7 @@ void SliceSolver::load_part(const Matrix& part, std::int64_t to) {
         context_.upload(difference_.data() + static_cast<std::size_t>(row) * row_bytes,
                         piece.rows_from(row, 1).data, row_bytes);
     }
-    load_rows(context_, {difference_.data(), part.dtype, to + done, count}, n_, rows_,
-              tables_.position.as<int>(), tables_.dead.as<std::uint8_t>(), w_.as<float>(),
-              statistic(kWeightNorm), statistic(kDeadNorm));
+    put({difference_.data(), weight.dtype, rows.at + done, count});
   }
 }
 
@@ -296,59 +340,74 @@ void SliceSolver::solve_batch(std::size_t index) {
   solve_columns(context_, task_of(index));
 }
 
-void SliceSolver::store(std::int64_t first, std::int64_t count, QuantizedRows& result) {
+void SliceSolver::store(std::span<const PartRows> overlaps, std::int64_t count,
+                        std::vector<QuantizedRows>& results) {
   std::uint8_t* const codes = difference_.as<std::uint8_t>();  // no longer needed
   store_codes(context_, codes_.as<std::uint8_t>(), n_, rows_, count, tables_.position.as<int>(), codes);
-  context_.download(result.codes.data() + first * n_, codes, static_cast<std::size_t>(count * n_));
-
   const auto entries = static_cast<std::size_t>(count * groups_);
   const DeviceBuffer scales = context_.allocate(entries * sizeof(f16));
   const DeviceBuffer zeros = context_.allocate(entries);
   store_scales(context_, scale_.as<float>(), zero_.as<float>(), groups_, rows_, count,
                scales.as<std::uint16_t>(), zeros.as<std::uint8_t>());
-  context_.download(result.scales.data() + first * groups_, scales.data(), entries * sizeof(f16));
-  context_.download(result.zeros.data() + first * groups_, zeros.data(), entries);
-  store_statistics(first, count, result);
+  for (const PartRows& rows : overlaps) {
+    QuantizedRows& result = results[rows.number];
+    const auto download = [&](auto& to, const auto* from, std::int64_t width) {
+      context_.download(to.data() + rows.first * width, from + rows.at * width,
+                        static_cast<std::size_t>(rows.count * width) * sizeof(*from));
+    };
+    download(result.codes, codes, n_);
+    download(result.scales, scales.as<f16>(), groups_);
+    download(result.zeros, zeros.as<std::uint8_t>(), groups_);
+  }
+  store_statistics(overlaps, results);
 }
 
-void SliceSolver::store_statistics(std::int64_t first, std::int64_t count, QuantizedRows& result) {
+void SliceSolver::store_statistics(std::span<const PartRows> overlaps, std::vector<QuantizedRows>& results) {
   std::vector<double> all(static_cast<std::size_t>(kStatistics * rows_));
   context_.download(all.data(), statistics_.data(), all.size() * sizeof(double));
   const bool solved = r_ != nullptr;
-  for (std::int64_t r = 0; r < count; ++r) {
-    const auto row = static_cast<std::size_t>(first + r);
-    const auto at = [&](Statistic number) { return all[static_cast<std::size_t>(number * rows_ + r)]; };
-    // (W - Q) R is the row of errors e, and R Rᵀ the damped Hessian: both norms lose λ|·|².
-    const double live_norm = at(kWeightNorm) - at(kDeadNorm);
-    result.solve_loss[row] = solved ? at(kLoss) / 2 : 0;
-    result.output_error[row] = solved ? std::max(0.0, at(kLoss) - damping_ * at(kDistance)) : 0;
-    result.output_norm[row] = solved ? std::max(0.0, at(kNorm) - damping_ * live_norm) : 0;
-    result.weight_error[row] = at(kDistance) + at(kDeadNorm);
-    result.weight_norm[row] = at(kWeightNorm);
-    if (!std::isfinite(at(kLoss) + at(kDistance) + at(kNorm) + at(kWeightNorm)))
-      throw NumericalError(
-          fmt::runtime("row {} of a layer gave NaN or infinity while it was quantized: its weights hold such "
-                       "values, or are too large for single precision"),
-          row);
+  for (const PartRows& rows : overlaps) {
+    QuantizedRows& result = results[rows.number];
+    for (std::int64_t r = 0; r < rows.count; ++r) {
+      const auto row = static_cast<std::size_t>(rows.first + r);
+      const auto at = [&](Statistic number) {
+        return all[static_cast<std::size_t>(number * rows_ + rows.at + r)];
+      };
+      // (W - Q) R is the row of errors e, and R Rᵀ the damped Hessian: both norms lose λ|·|².
+      const double live_norm = at(kWeightNorm) - at(kDeadNorm);
+      result.solve_loss[row] = solved ? at(kLoss) / 2 : 0;
+      result.output_error[row] = solved ? std::max(0.0, at(kLoss) - damping_ * at(kDistance)) : 0;
+      result.output_norm[row] = solved ? std::max(0.0, at(kNorm) - damping_ * live_norm) : 0;
+      result.weight_error[row] = at(kDistance) + at(kDeadNorm);
+      result.weight_norm[row] = at(kWeightNorm);
+      if (!std::isfinite(at(kLoss) + at(kDistance) + at(kNorm) + at(kWeightNorm)))
+        throw NumericalError(
+            fmt::runtime(
+                "row {} of a layer gave NaN or infinity while it was quantized: its weights hold such "
+                "values, or are too large for single precision"),
+            row);
+    }
   }
 }
 
 }  // namespace
 
-QuantizedRows CudaKernels::solve_rows(std::span<const Matrix> parts, const SolveColumns& columns,
-                                      const float* r, double damping, const SolveOptions& options) {
+std::vector<QuantizedRows> CudaKernels::solve_rows(std::span<const RowsToSolve> parts,
+                                                   const SolveColumns& columns, const float* r,
+                                                   double damping, const SolveOptions& options) {
   std::int64_t rows = 0;
-  for (const Matrix& part : parts) {
-    GPTQ_EXPECT(part.cols == columns.n);
-    rows += part.rows;
+  std::vector<QuantizedRows> results;
+  for (const RowsToSolve& part : parts) {
+    GPTQ_EXPECT(part.weight.cols == columns.n);
+    rows += part.weight.rows;
+    results.push_back(make_result(part.weight.rows, columns));
   }
   const SolveSchedule schedule(columns, options);
-  QuantizedRows result = make_result(rows, columns);
-  if (rows == 0) return result;
+  if (rows == 0) return results;
   SliceSolver solver(context_, schedule, r, damping, rows);
   for (std::int64_t first = 0; first < rows; first += solver.rows())
-    solver.solve(parts, first, std::min(solver.rows(), rows - first), result);
-  return result;
+    solver.solve(parts, first, std::min(solver.rows(), rows - first), results);
+  return results;
 }
 
 }  // namespace gptq::cuda

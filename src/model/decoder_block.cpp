@@ -162,6 +162,12 @@ void DecoderBlock::advance(std::int64_t group, const Batch& batch, const Matrix&
   }
 }
 
+const LinearWeights& DecoderBlock::linear(const std::string& name) const {
+  const auto found = state_->linears.find(name);
+  GPTQ_EXPECT(found != state_->linears.end());
+  return *found->second.weights;
+}
+
 void DecoderBlock::set_linear(const std::string& name, const QuantizedWeights& weight) {
   const auto found = state_->linears.find(name);
   GPTQ_EXPECT(found != state_->linears.end());

@@ -40,6 +40,8 @@ class DecoderBlock {
   /// groups that write to the residual stream.
   void advance(std::int64_t group, const Batch& batch, const Matrix& hidden, const Matrix& x,
                const Matrix& x_next);
+  /// The present weights of a linear ("self_attn.q_proj").
+  const LinearWeights& linear(const std::string& name) const;
   /// Replaces the weight of a linear ("self_attn.q_proj") by this one; its bias stays.
   void set_linear(const std::string& name, const QuantizedWeights& weight);
   /// Whole block at once.

@@ -18,13 +18,15 @@ BlockQuantizer::BlockQuantizer(const ModelWeights& model, const Recipe& recipe, 
       on_layers_(std::move(on_layers)),
       on_safe_point_(std::move(on_safe_point)) {}
 
-std::vector<LayerToQuantize> BlockQuantizer::chosen_layers(std::int64_t group,
-                                                           const BlockWeights& weights) const {
+std::vector<LayerToQuantize> BlockQuantizer::chosen_layers(std::int64_t group, const BlockWeights& weights,
+                                                           const DecoderBlock* block) const {
   std::vector<LayerToQuantize> chosen;
   const std::string prefix = block_prefix(model_.architecture(), weights.block);
   for (const LinearShape& layer : model_.groups()[static_cast<std::size_t>(group)].layers) {
     const std::string module = prefix + layer.name;
-    if (recipe_.selects(module)) chosen.push_back({module, layer.name, &weights.at(layer.name + ".weight")});
+    if (!recipe_.selects(module)) continue;
+    chosen.push_back({module, layer.name, &weights.at(layer.name + ".weight"),
+                      block == nullptr ? nullptr : &block->linear(layer.name)});
   }
   return chosen;
 }
@@ -110,9 +112,9 @@ std::vector<float> BlockQuantizer::column_maximum(std::int64_t group, const Deco
 }
 
 void BlockQuantizer::quantize_group(const SafePoint& here, const BlockWeights& weights,
-                                    Activations& activations, std::vector<float> maximum, PartialSum before,
-                                    QuantizedBlock& result) {
-  const std::vector<LayerToQuantize> layers = chosen_layers(here.group, weights);
+                                    const DecoderBlock& block, Activations& activations,
+                                    std::vector<float> maximum, PartialSum before, QuantizedBlock& result) {
+  const std::vector<LayerToQuantize> layers = chosen_layers(here.group, weights, &block);
   if (layers.empty()) return;
   const std::int64_t width = model_.groups()[static_cast<std::size_t>(here.group)].in_features;
   const auto on_round = [&](const HessianSum& sum, const std::vector<std::int64_t>& chunks) {
@@ -158,7 +160,7 @@ QuantizedBlock BlockQuantizer::run(const BlockWeights& weights, DecoderBlock& bl
     if (group > start.group) on_safe_point_(here);
     const std::size_t first_layer = result.layers.size();
     PartialSum sum = group == start.group ? std::move(start.sum) : PartialSum();
-    quantize_group(here, weights, activations, std::move(maximum), std::move(sum), result);
+    quantize_group(here, weights, block, activations, std::move(maximum), std::move(sum), result);
     if (sequential) use_quantized(first_layer, result, weights.block, block);
     maximum = advance(group, block, activations, weights.block);
   }
@@ -176,7 +178,8 @@ QuantizedBlock BlockQuantizer::run(const BlockWeights& weights, DecoderBlock& bl
 QuantizedBlock BlockQuantizer::round_to_nearest(const BlockWeights& weights) {
   QuantizedBlock result;
   for (std::size_t group = 0; group < model_.groups().size(); ++group) {
-    const std::vector<LayerToQuantize> layers = chosen_layers(static_cast<std::int64_t>(group), weights);
+    const std::vector<LayerToQuantize> layers =
+        chosen_layers(static_cast<std::int64_t>(group), weights, nullptr);
     if (layers.empty()) continue;
     SolvedStage solved =
         solver_.solve(solver_.no_factor(model_.groups()[group].in_features), layers, weights.block);

@@ -38,9 +38,11 @@ class BlockQuantizer {
                                     std::int64_t block_index);
   [[noreturn]] void blame_a_sample(std::int64_t group, std::int64_t width, Activations& activations,
                                    std::int64_t block_index);
-  std::vector<LayerToQuantize> chosen_layers(std::int64_t group, const BlockWeights& weights) const;
-  void quantize_group(const SafePoint& here, const BlockWeights& weights, Activations& activations,
-                      std::vector<float> maximum, PartialSum before, QuantizedBlock& result);
+  std::vector<LayerToQuantize> chosen_layers(std::int64_t group, const BlockWeights& weights,
+                                             const DecoderBlock* block) const;
+  void quantize_group(const SafePoint& here, const BlockWeights& weights, const DecoderBlock& block,
+                      Activations& activations, std::vector<float> maximum, PartialSum before,
+                      QuantizedBlock& result);
   void use_quantized(std::size_t first_layer, const QuantizedBlock& quantized, std::int64_t block_index,
                      DecoderBlock& block);
 

@@ -29,6 +29,50 @@ HostTensor any_values(std::int64_t rows, std::int64_t cols, DType dtype) {
   return convert(tensor, dtype);
 }
 
+/// A product of matrices in the backend's memory, to be timed.
+class Product {
+ public:
+  Product(Backend& backend, DType compute, const ProductShape& shape)
+      : backend_(backend),
+        shape_(shape),
+        batch_{{0, shape.rows}},
+        x_(backend, any_values(shape.rows, shape.inputs, compute)),
+        y_(backend, compute, shape.rows, shape.outputs),
+        weights_(backend.kernels().prepare_linear(
+            any_values(shape.outputs, shape.inputs, DType::f32).matrix(), {}, compute)) {
+    multiply(1);  // whatever is made at the first use
+  }
+
+  double once() {
+    Stopwatch watch;
+    multiply(1);
+    return watch.seconds();
+  }
+  /// FLOP/s over at least so many seconds.
+  double rate(int at_once, double seconds) {
+    Stopwatch watch;
+    int runs = 0;
+    do {
+      multiply(at_once);
+      runs += at_once;
+    } while (watch.seconds() < seconds);
+    return shape_.flops() * runs / watch.seconds();
+  }
+
+ private:
+  void multiply(int times) {
+    for (int i = 0; i < times; ++i)
+      backend_.kernels().linear(batch_, x_.matrix(), *weights_, y_.matrix(), false);
+    backend_.synchronize();
+  }
+
+  Backend& backend_;
+  ProductShape shape_;
+  Batch batch_;
+  DeviceMatrix x_, y_;
+  std::unique_ptr<LinearWeights> weights_;
+};
+
 std::vector<std::int64_t> sample_lengths(const JobConfig& job, const ModelWeights& model) {
   std::vector<std::int64_t> lengths;
   if (job.quantization.method != "gptq") return lengths;
@@ -41,28 +85,58 @@ std::vector<std::int64_t> sample_lengths(const JobConfig& job, const ModelWeight
 
 }  // namespace
 
+namespace {
+
+/// Products of one shape with what they need.
+class Products {
+ public:
+  Products(Backend& backend, DType compute, const ProductShape& shape)
+      : backend_(backend),
+        shape_(shape),
+        x_(backend, any_values(shape.rows, shape.inputs, compute)),
+        y_(backend, compute, shape.rows, shape.outputs),
+        weights_(backend.kernels().prepare_linear(
+            any_values(shape.outputs, shape.inputs, DType::f32).matrix(), {}, compute)) {
+    seconds(1);  // warm
+  }
+  double seconds(int times) {
+    Stopwatch watch;
+    for (int i = 0; i < times; ++i)
+      backend_.kernels().linear({{0, shape_.rows}}, x_.matrix(), *weights_, y_.matrix(), false);
+    backend_.synchronize();
+    return watch.seconds();
+  }
+
+ private:
+  Backend& backend_;
+  ProductShape shape_;
+  DeviceMatrix x_, y_;
+  std::unique_ptr<LinearWeights> weights_;
+};
+
+/// The smallest of a few shapes that keeps a device busy for milliseconds, or the largest: no slow device
+/// shall be measured for minutes.
+ProductShape shape_for(Backend& backend, DType compute) {
+  if (backend.shares_host_memory()) return {2048, 1024, 1024};
+  ProductShape shape{256, 128, 128};
+  while (shape.rows < 8192 && Products(backend, compute, shape).seconds(1) < 2e-3)
+    shape = {shape.rows * 2, shape.inputs * 2, shape.outputs * 2};
+  return shape;
+}
+
+}  // namespace
+
 double measure_matrix_rate(Backend& backend, DType compute, double seconds) {
-  const bool device = !backend.shares_host_memory();
-  const ProductShape shape = device ? ProductShape{8192, 4096, 4096} : ProductShape{2048, 1024, 1024};
-  const DeviceMatrix x(backend, any_values(shape.rows, shape.inputs, compute));
-  const HostTensor w = any_values(shape.outputs, shape.inputs, DType::f32);
-  const DeviceMatrix y(backend, compute, shape.rows, shape.outputs);
-  const auto weights = backend.kernels().prepare_linear(w.matrix(), {}, compute);
-  const Batch batch{{0, shape.rows}};
-  const auto multiply = [&](int times) {
-    for (int i = 0; i < times; ++i) backend.kernels().linear(batch, x.matrix(), *weights, y.matrix(), false);
-    backend.synchronize();
-  };
-  multiply(1);
-  Stopwatch watch;
-  int runs = 0;
-  // On a device, several at a time: waiting for each would count the waiting.
-  const int at_once = device ? 10 : 1;
-  do {
-    multiply(at_once);
-    runs += at_once;
-  } while (watch.seconds() < seconds);
-  return shape.flops() * runs / watch.seconds();
+  if (backend.shares_host_memory()) return Product(backend, compute, {2048, 1024, 1024}).rate(1, seconds);
+  // A GPU shows what it can do with large products only. From small ones upwards, because an emulated one
+  // would need hours for the last.
+  constexpr double slow = 0.02;
+  for (const std::int64_t size : {64, 512, 2048}) {
+    Product product(backend, compute, {2 * size, size, size});
+    if (product.once() > slow) return product.rate(1, seconds);
+  }
+  // Several at a time: waiting for each would count the waiting.
+  return Product(backend, compute, {8192, 4096, 4096}).rate(10, seconds);
 }
 
 PlannedJob run_plan(const JobConfig& job, const PlannedMachines& machines) {

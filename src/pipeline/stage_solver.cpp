@@ -11,8 +11,8 @@ namespace {
 struct RowSums {
   double loss = 0, output_error = 0, output_norm = 0, weight_error = 0, weight_norm = 0;
 
-  void add(const QuantizedRows& rows, std::int64_t first, std::int64_t count) {
-    for (auto r = static_cast<std::size_t>(first); r < static_cast<std::size_t>(first + count); ++r) {
+  void add(const QuantizedRows& rows) {
+    for (std::size_t r = 0; r < static_cast<std::size_t>(rows.rows); ++r) {
       loss += rows.solve_loss[r];
       output_error += rows.output_error[r];
       output_norm += rows.output_norm[r];
@@ -47,17 +47,21 @@ QuantizedLayer empty_layer(const LayerToQuantize& layer, const StageFactor& fact
   result.in_features = factor.columns.n;
   result.groups = factor.columns.groups;
   result.bits = bits;
-  result.codes.resize(static_cast<std::size_t>(result.out_features * result.in_features));
-  result.scales.resize(static_cast<std::size_t>(result.out_features * result.groups));
-  result.zeros.resize(result.scales.size());
   result.group_of = factor.columns.group_of;
   return result;
 }
 
-/// Rows [from, from + range.count) of `rows` are those of the range.
-void place(const QuantizedRows& rows, std::int64_t from, const RowRange& range, QuantizedLayer& layer) {
+/// Puts solved rows into their layer; moves what is a layer in full.
+void place(QuantizedRows& rows, const RowRange& range, QuantizedLayer& layer) {
+  if (range.count == layer.out_features) {
+    layer.codes = std::move(rows.codes);
+    layer.scales = std::move(rows.scales);
+    layer.zeros = std::move(rows.zeros);
+    return;
+  }
   const auto copy = [&](const auto& source, auto& target, std::int64_t width) {
-    std::copy_n(source.begin() + from * width, range.count * width, target.begin() + range.first * width);
+    target.resize(static_cast<std::size_t>(layer.out_features * width));
+    std::copy(source.begin(), source.end(), target.begin() + range.first * width);
   };
   copy(rows.codes, layer.codes, layer.in_features);
   copy(rows.scales, layer.scales, layer.groups);
@@ -148,10 +152,11 @@ SolvedRows StageSolver::solve_own_rows(const StageFactor& factor,
   for (const LayerToQuantize& layer : layers) out_features.push_back(layer.weight->shape[0]);
   SolvedRows solved;
   solved.ranges = rows_of_rank(out_features, comm_.rank(), comm_.size());
-  std::vector<Matrix> parts;
+  std::vector<RowsToSolve> parts;
   for (const RowRange& range : solved.ranges) {
-    const Matrix weight = layers[static_cast<std::size_t>(range.layer)].weight->matrix();
-    parts.push_back(weight.rows_from(range.first, range.count));
+    const LayerToQuantize& layer = layers[static_cast<std::size_t>(range.layer)];
+    parts.push_back(
+        {layer.weight->matrix().rows_from(range.first, range.count), layer.prepared, range.first});
   }
   solved.rows = backend_.kernels().solve_rows(parts, factor.columns, factor.factor(), factor.damping,
                                               recipe_.solve_options());
@@ -195,13 +200,11 @@ SolvedStage StageSolver::solve(const StageFactor& factor, const std::vector<Laye
   for (const LayerToQuantize& layer : layers) {
     result.layers.push_back(empty_layer(layer, factor, recipe_.section().bits));
   }
-  for (const SolvedRows& theirs : everyone) {
-    std::int64_t from = 0;
-    for (const RowRange& range : theirs.ranges) {
-      const auto layer = static_cast<std::size_t>(range.layer);
-      place(theirs.rows, from, range, result.layers[layer]);
-      sums[layer].add(theirs.rows, from, range.count);
-      from += range.count;
+  for (SolvedRows& theirs : everyone) {
+    for (std::size_t i = 0; i < theirs.ranges.size(); ++i) {
+      const auto layer = static_cast<std::size_t>(theirs.ranges[i].layer);
+      sums[layer].add(theirs.rows[i]);
+      place(theirs.rows[i], theirs.ranges[i], result.layers[layer]);
     }
   }
   const double seconds = watch.seconds();

@@ -21,9 +21,10 @@ namespace gptq {
 
 /// A layer chosen for quantization: its place in the model and its original weight.
 struct LayerToQuantize {
-  std::string module;                  ///< full name
-  std::string name;                    ///< inside the block
-  const HostTensor* weight = nullptr;  ///< (out, in)
+  std::string module;                       ///< full name
+  std::string name;                         ///< inside the block
+  const HostTensor* weight = nullptr;       ///< (out, in)
+  const LinearWeights* prepared = nullptr;  ///< the same where it computes; null: not there
 };
 
 struct SolvedStage {

@@ -35,16 +35,18 @@ std::vector<RowRange> rows_of_rank(const std::vector<std::int64_t>& out_features
 }
 
 std::vector<std::byte> serialize(const SolvedRows& solved) {
-  const QuantizedRows& rows = solved.rows;
+  GPTQ_EXPECT(solved.ranges.size() == solved.rows.size());
   ByteWriter writer;
   writer.vector(solved.ranges);
-  writer.value(rows.rows);
-  writer.vector(rows.codes);
-  writer.vector(rows.scales);
-  writer.vector(rows.zeros);
-  for (const auto* numbers :
-       {&rows.solve_loss, &rows.output_error, &rows.output_norm, &rows.weight_error, &rows.weight_norm})
-    writer.vector(*numbers);
+  for (const QuantizedRows& part : solved.rows) {
+    writer.value(part.rows);
+    writer.vector(part.codes);
+    writer.vector(part.scales);
+    writer.vector(part.zeros);
+    for (const auto* numbers :
+         {&part.solve_loss, &part.output_error, &part.output_norm, &part.weight_error, &part.weight_norm})
+      writer.vector(*numbers);
+  }
   return writer.take();
 }
 
@@ -52,18 +54,19 @@ SolvedRows deserialize_rows(std::span<const std::byte> bytes) {
   ByteReader reader(bytes);
   SolvedRows solved;
   solved.ranges = reader.vector<RowRange>();
-  QuantizedRows& rows = solved.rows;
-  rows.rows = reader.value<std::int64_t>();
-  std::int64_t expected = 0;
-  for (const RowRange& range : solved.ranges) expected += range.count;
-  GPTQ_EXPECT(rows.rows == expected);
-  rows.codes = reader.vector<std::uint8_t>();
-  rows.scales = reader.vector<f16>();
-  rows.zeros = reader.vector<std::uint8_t>();
-  for (auto* numbers :
-       {&rows.solve_loss, &rows.output_error, &rows.output_norm, &rows.weight_error, &rows.weight_norm}) {
-    *numbers = reader.vector<double>();
-    GPTQ_EXPECT(static_cast<std::int64_t>(numbers->size()) == rows.rows);
+  for (const RowRange& range : solved.ranges) {
+    QuantizedRows part;
+    part.rows = reader.value<std::int64_t>();
+    GPTQ_EXPECT(part.rows == range.count);
+    part.codes = reader.vector<std::uint8_t>();
+    part.scales = reader.vector<f16>();
+    part.zeros = reader.vector<std::uint8_t>();
+    for (auto* numbers :
+         {&part.solve_loss, &part.output_error, &part.output_norm, &part.weight_error, &part.weight_norm}) {
+      *numbers = reader.vector<double>();
+      GPTQ_EXPECT(static_cast<std::int64_t>(numbers->size()) == part.rows);
+    }
+    solved.rows.push_back(std::move(part));
   }
   reader.expect_end();
   return solved;

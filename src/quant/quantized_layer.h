@@ -53,10 +53,9 @@ struct RowRange {
 /// Rows of each layer of the group that `rank` solves; together the ranks cover every row once.
 std::vector<RowRange> rows_of_rank(const std::vector<std::int64_t>& out_features, int rank, int ranks);
 
-/// The rows of these ranges, one behind the other.
 struct SolvedRows {
   std::vector<RowRange> ranges;
-  QuantizedRows rows;
+  std::vector<QuantizedRows> rows;  ///< one a range
 };
 std::vector<std::byte> serialize(const SolvedRows& solved);
 SolvedRows deserialize_rows(std::span<const std::byte> bytes);

@@ -48,8 +48,8 @@ inline StageFactor factor(Backend& backend, const Layer& layer, const Quantizati
 }
 
 /// The parts' rows with what factor() gave.
-inline QuantizedRows solve_parts(Backend& backend, std::span<const Matrix> parts, const StageFactor& factor,
-                                 const QuantizationSection& section) {
+inline std::vector<QuantizedRows> solve_parts(Backend& backend, std::span<const RowsToSolve> parts,
+                                              const StageFactor& factor, const QuantizationSection& section) {
   return backend.kernels().solve_rows(parts, factor.columns, factor.factor(), factor.damping,
                                       Recipe(section).solve_options());
 }
@@ -58,15 +58,15 @@ inline QuantizedRows solve_parts(Backend& backend, std::span<const Matrix> parts
 inline QuantizedRows solve_rows(Backend& backend, const Layer& layer, const StageFactor& factor,
                                 const QuantizationSection& section, std::int64_t first, std::int64_t count) {
   const HostTensor weight = as_tensor(layer.weight);
-  const Matrix part = weight.matrix().rows_from(first, count);
-  return solve_parts(backend, {&part, 1}, factor, section);
+  const RowsToSolve part{weight.matrix().rows_from(first, count)};
+  return solve_parts(backend, {&part, 1}, factor, section)[0];
 }
 
 inline QuantizedRows round_to_nearest(Backend& backend, const Layer& layer, const SolveColumns& columns,
                                       const QuantizationSection& section) {
   const HostTensor weight = as_tensor(layer.weight);
-  const Matrix part = weight.matrix();
-  return backend.kernels().solve_rows({&part, 1}, columns, nullptr, 0, Recipe(section).solve_options());
+  const RowsToSolve part{weight.matrix()};
+  return backend.kernels().solve_rows({&part, 1}, columns, nullptr, 0, Recipe(section).solve_options())[0];
 }
 
 struct Solved {

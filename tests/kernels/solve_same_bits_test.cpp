@@ -38,18 +38,22 @@ TEST_P(SolveSameBits, ForStackedPartsAndForEachAlone) {
   const Layer layer = make_layer(150, n, 12);
   const HostTensor floats = as_tensor(layer.weight);
   const HostTensor halves = convert(floats, DType::f16), brains = convert(floats, DType::bf16);
-  const std::vector<Matrix> parts = {floats.matrix().rows_from(0, 70), brains.matrix().rows_from(70, 1),
-                                     halves.matrix().rows_from(71, 0), halves.matrix().rows_from(71, 40),
-                                     brains.matrix().rows_from(111, 39)};
+  // The last one lies on the device already.
+  const auto prepared = backend().kernels().prepare_linear(brains.matrix(), {}, DType::bf16);
+  const std::vector<RowsToSolve> parts = {{floats.matrix().rows_from(0, 70)},
+                                          {brains.matrix().rows_from(70, 1)},
+                                          {halves.matrix().rows_from(71, 0)},
+                                          {halves.matrix().rows_from(71, 40)},
+                                          {brains.matrix().rows_from(111, 39), prepared.get(), 111}};
   for (const QuantizationSection& section : unlike_sections()) {
     const StageFactor stage = factor(backend(), layer, section);
-    const QuantizedRows together = solve_parts(backend(), parts, stage, section);
-    ASSERT_EQ(together.rows, 150);
-    std::int64_t first = 0;
-    for (const Matrix& part : parts) {
-      const QuantizedRows alone = solve_parts(backend(), {&part, 1}, stage, section);
-      EXPECT_TRUE(same_bits(alone, slice(together, stage.columns, first, part.rows))) << "from row " << first;
-      first += part.rows;
+    const std::vector<QuantizedRows> together = solve_parts(backend(), parts, stage, section);
+    ASSERT_EQ(together.size(), parts.size());
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      const RowsToSolve copied{parts[i].weight};
+      EXPECT_EQ(together[i].rows, copied.weight.rows);
+      EXPECT_TRUE(same_bits(solve_parts(backend(), {&copied, 1}, stage, section)[0], together[i]))
+          << "part " << i;
     }
   }
 }
@@ -62,15 +66,15 @@ TEST_P(SolveSameBits, ForEqualWeightsOfAnyTypeAndStride) {
   const QuantizationSection section = unlike_sections()[0];
   const StageFactor stage = factor(backend(), layer, section);
   const HostTensor floats = as_tensor(layer.weight);
-  const Matrix plain = floats.matrix();
-  const QuantizedRows expected = solve_parts(backend(), {&plain, 1}, stage, section);
+  const RowsToSolve plain{floats.matrix()};
+  const QuantizedRows expected = solve_parts(backend(), {&plain, 1}, stage, section)[0];
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
     reference::Array wide(10, n + 7);
     for (std::int64_t r = 0; r < 10; ++r)
       for (std::int64_t c = 0; c < n; ++c) wide.at(r, c + 3) = layer.weight.at(r, c);
     const HostTensor tensor = reference::to_tensor(wide, dtype);
-    const Matrix part = tensor.matrix().cols_from(3, n);
-    EXPECT_TRUE(same_bits(solve_parts(backend(), {&part, 1}, stage, section), expected))
+    const RowsToSolve part{tensor.matrix().cols_from(3, n)};
+    EXPECT_TRUE(same_bits(solve_parts(backend(), {&part, 1}, stage, section)[0], expected))
         << gptq::name_of(dtype);
   }
 }
@@ -91,7 +95,7 @@ TEST_P(SolveSameBits, NoRowsIsNoWork) {
   const QuantizationSection section;
   const StageFactor stage = factor(backend(), layer, section);
   EXPECT_TRUE(solve_rows(backend(), layer, stage, section, 0, 0).codes.empty());
-  EXPECT_TRUE(solve_parts(backend(), {}, stage, section).codes.empty());
+  EXPECT_TRUE(solve_parts(backend(), {}, stage, section).empty());
 }
 
 // Codes are those of the CPU: all of them where nothing but rounding decides, nearly all where the search
