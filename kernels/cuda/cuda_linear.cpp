@@ -1,7 +1,6 @@
 #include "kernels/cuda/cuda_linear.h"
 
 #include "base/error.h"
-#include "base/log.h"
 #include "kernels/cuda/cuda_check.h"
 
 namespace gptq::cuda {
@@ -26,12 +25,11 @@ CudaLinear::CudaLinear(CudaContext& context, std::int64_t out, std::int64_t in, 
   GPTQ_CUDA(cudaEventCreateWithFlags(&ready_, cudaEventDisableTiming));
 }
 
-// The buffers go back in the order of the compute stream, which must not overtake their preparation.
+// The buffers go back in the order of the compute stream, which must not overtake their preparation. A
+// failure here means that the device is lost: that is told where it was noticed, not once more a layer.
 CudaLinear::~CudaLinear() {
-  cudaError_t status = cudaSuccess;
-  if (state_ == State::preparing) status = cudaStreamSynchronize(context_.weights_stream());
-  if (state_ == State::prepared) status = cudaStreamWaitEvent(context_.stream(), ready_, 0);
-  if (status != cudaSuccess) log::warn("giving back weights: {}", cudaGetErrorString(status));
+  if (state_ == State::preparing) static_cast<void>(cudaStreamSynchronize(context_.weights_stream()));
+  if (state_ == State::prepared) static_cast<void>(cudaStreamWaitEvent(context_.stream(), ready_, 0));
   static_cast<void>(cudaEventDestroy(ready_));
 }
 

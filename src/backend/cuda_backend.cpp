@@ -54,11 +54,21 @@ int choose_device(int rank_on_node) {
   return rank_on_node % devices;
 }
 
+std::string description_of(const cuda::CudaContext& context) {
+  int driver = 0;
+  GPTQ_CUDA(cudaDriverGetVersion(&driver));
+  const cudaDeviceProp& device = context.properties();
+  return fmt::format("cuda: {} ({:.1f} GiB, compute {}.{}, driver {}, CUDA {})", device.name,
+                     static_cast<double>(context.total_bytes()) / (1 << 30), device.major, device.minor,
+                     version_text(driver), version_text(CUDART_VERSION));
+}
+
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(const BackendOptions& options)
       : threads_(options.threads > 0 ? options.threads : available_cores()),
         context_(choose_device(options.device)),
+        description_(description_of(context_)),
         kernels_(context_) {
     try {
       for (cudaEvent_t& event : reached_) GPTQ_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
@@ -76,14 +86,7 @@ class CudaBackend final : public Backend {
   CudaBackend& operator=(const CudaBackend&) = delete;
 
   std::string name() const override { return "cuda"; }
-  std::string describe() const override {
-    int driver = 0;
-    GPTQ_CUDA(cudaDriverGetVersion(&driver));
-    const cudaDeviceProp& device = context_.properties();
-    return fmt::format("cuda: {} ({:.1f} GiB, compute {}.{}, driver {}, CUDA {})", device.name,
-                       static_cast<double>(context_.total_bytes()) / (1 << 30), device.major, device.minor,
-                       version_text(driver), version_text(CUDART_VERSION));
-  }
+  std::string describe() const override { return description_; }
   bool fast_bf16() const override { return true; }
   int threads() const override { return threads_; }
   Kernels& kernels() override { return kernels_; }
@@ -156,6 +159,7 @@ class CudaBackend final : public Backend {
 
   int threads_;
   cuda::CudaContext context_;
+  std::string description_;  ///< made while CUDA answers: messages about a lost device need it
   cuda::CudaKernels kernels_;
   std::map<int, DeviceBuffer> scratch_;
   std::mutex mutex_;                                   ///< of what follows

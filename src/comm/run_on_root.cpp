@@ -1,5 +1,6 @@
 #include <array>
 
+#include "base/process.h"
 #include "comm/communicator.h"
 
 namespace gptq {
@@ -12,7 +13,10 @@ void run_on_root(Communicator& comm, const std::function<void()>& action) {
       action();
     } catch (const Error& error) {
       outcome[0] = static_cast<std::int64_t>(error.exit_code());
-      message = error.what();
+      // A device is one rank's own: whoever reads this must know which node to look at.
+      message = error.exit_code() == ExitCode::device
+                    ? fmt::format("rank {} on {}: {}", comm.rank(), host_name(), error.what())
+                    : error.what();
     } catch (const std::exception& error) {
       outcome[0] = static_cast<std::int64_t>(ExitCode::internal);
       message = error.what();

@@ -13,6 +13,7 @@
 #include "pipeline/block_prefetcher.h"
 #include "pipeline/embedding.h"
 #include "pipeline/job_context.h"
+#include "pipeline/phase_clock.h"
 #include "pipeline/plan.h"
 
 namespace gptq {
@@ -38,13 +39,14 @@ std::vector<std::int32_t> targets_of(const Batch& batch, const std::vector<std::
 class Evaluator {
  public:
   Evaluator(const ModelWeights& model, const CalibrationData& data, Communicator& comm,
-            ComputeContext& compute, Activations::Room room)
+            ComputeContext& compute, Activations::Room room, PhaseClock& phases)
       : model_(model),
         data_(data),
         comm_(comm),
         backend_(*compute.backend),
         dtype_(compute.dtype),
-        room_(std::move(room)) {
+        room_(std::move(room)),
+        phases_(phases) {
     std::vector<std::int64_t> lengths;
     for (const auto& sample : data.samples) lengths.push_back(static_cast<std::int64_t>(sample.size()));
     const std::vector<Chunk> chunks = make_chunks(lengths, kChunkTokens);
@@ -55,14 +57,18 @@ class Evaluator {
 
   std::vector<WindowLoss> run() {
     Activations activations(backend_, data_, mine_, model_.config().hidden_size, 0, dtype_, room_);
-    embed_samples(backend_, model_, data_, activations);
+    {
+      const auto scope = phases_.in("embed");
+      embed_samples(backend_, model_, data_, activations);
+    }
     const DeviceRotary rotary(backend_, make_rotary_angles(model_.config(), data_.longest()));
     const std::int64_t blocks = model_.config().num_hidden_layers;
     BlockPrefetcher prefetcher(backend_, model_, 0, blocks, [&](const BlockWeights& weights) {
       return std::make_unique<DecoderBlock>(backend_, model_, weights, rotary, dtype_);
     });
     for (std::int64_t index = 0; index < blocks; ++index) {
-      const PreparedBlock present = prefetcher.take();
+      const PreparedBlock present = next_block(prefetcher);
+      const auto scope = phases_.in("forward");
       Activations::Use use;
       use.hidden = Activations::Use::updated;
       activations.visit(use, [&](std::size_t i, const Matrix& hidden, const Matrix&, const Matrix&) {
@@ -73,7 +79,13 @@ class Evaluator {
   }
 
  private:
+  PreparedBlock next_block(BlockPrefetcher& prefetcher) {
+    const auto scope = phases_.in("load");
+    return prefetcher.take();
+  }
+
   std::vector<WindowLoss> losses_of_head(Activations& activations) {
+    const auto scope = phases_.in("loss");
     const DeviceMatrix norm(backend_, convert(model_.load_final_norm(), DType::f32));
     const HostTensor table = model_.load_head();
     const auto head = backend_.kernels().prepare_linear(table.matrix(), {}, dtype_);
@@ -120,8 +132,21 @@ class Evaluator {
   Backend& backend_;
   DType dtype_;
   Activations::Room room_;
+  PhaseClock& phases_;
   std::vector<Chunk> mine_;
 };
+
+std::vector<WindowLoss> losses_of_windows(const ModelWeights& model, const CalibrationData& data,
+                                          Communicator& comm, ComputeContext& compute,
+                                          const Activations::Room& room) {
+  PhaseClock phases(*compute.backend);
+  try {
+    return Evaluator(model, data, comm, compute, room, phases).run();
+  } catch (const DeviceError& error) {
+    throw DeviceError("{}, {}, phase {}: {}", host_name(), compute.backend->describe(), phases.last(),
+                      error.what());
+  }
+}
 
 Evaluation evaluate_file(const JobConfig& job, const std::string& path, const ModelWeights& model,
                          Communicator& comm, ComputeContext& compute) {
@@ -137,7 +162,7 @@ Evaluation evaluate_file(const JobConfig& job, const std::string& path, const Mo
   Evaluation result;
   const Activations::Room room = evaluation_room(job, *compute.backend, model, data, comm.size());
   double loss = 0;
-  for (const WindowLoss& window : Evaluator(model, data, comm, compute, room).run()) {
+  for (const WindowLoss& window : losses_of_windows(model, data, comm, compute, room)) {
     loss += window.loss;
     result.tokens += window.predictions;
   }

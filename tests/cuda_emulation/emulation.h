@@ -16,6 +16,9 @@
 /// environment variable:
 ///   GPTQ_EMULATION_ORDER=forward|reverse|random:SEED  order of blocks, and of threads between barriers
 ///   GPTQ_EMULATION_STREAMS=eager|lazy|random:SEED     when work put into streams runs (streams.h)
+///   GPTQ_EMULATION_DEVICES=COUNT, GPTQ_EMULATION_MEMORY_BYTES=OF_EACH
+///   GPTQ_EMULATION_FAULT=DEVICE:NUMBER                the device's NUMBER-th kernel fails: nothing runs from then
+///                                                     on, and every call says cudaErrorIllegalAddress
 ///
 /// Rules for kernels beyond CUDA's own: alignas goes before __shared__; a static shared array has no
 /// initialiser, and lies in a function of a namespace named cuda (only those are filled with NaNs before each

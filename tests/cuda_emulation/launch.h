@@ -14,6 +14,9 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, std::fu
 /// Remembers an error for cudaGetLastError, and returns it.
 cudaError_t note(cudaError_t status);
 
+/// cudaSuccess; once a kernel has failed (GPTQ_EMULATION_FAULT), what every call of a lost device returns.
+cudaError_t standing();
+
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch_kernel(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                           Arguments&&... arguments) {

@@ -1,6 +1,7 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -36,6 +37,18 @@ int devices() {
   return given == nullptr ? 1 : std::atoi(given);
 }
 
+std::atomic<bool> lost_device = false;
+
+/// Counts the kernels, for GPTQ_EMULATION_FAULT.
+bool next_kernel_fails() {
+  static const char* given = std::getenv("GPTQ_EMULATION_FAULT");
+  static long kernels = 0;
+  int device = 0;
+  long number = 0;
+  if (given == nullptr || std::sscanf(given, "%d:%ld", &device, &number) != 2) return false;
+  return current_device == device && ++kernels == number;
+}
+
 cudaError_t check_launch(const cudaLaunchConfig_t& config, const void* kernel) {
   const dim3 grid = config.gridDim, block = config.blockDim;
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
@@ -54,14 +67,20 @@ cudaError_t note(cudaError_t status) {
   return status;
 }
 
+cudaError_t standing() {
+  return lost_device ? cudaErrorIllegalAddress : cudaSuccess;
+}
+
 cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, std::function<void()> thread_body) {
   const Lock lock(machine_mutex());
   if (const cudaError_t status = check_launch(config, kernel); status != cudaSuccess) return note(status);
-  submit(config.stream, [config, kernel, thread_body = std::move(thread_body)] {
+  submit(config.stream, [config, kernel, thread_body = std::move(thread_body), fails = next_kernel_fails()] {
+    lost_device = lost_device || fails;
+    if (lost_device) return;
     run_grid(kernel, config.gridDim, config.blockDim, config.dynamicSmemBytes, thread_body);
     check_guards("kernel " + function_name(kernel));
   });
-  return cudaSuccess;
+  return standing();
 }
 
 }  // namespace emulation
@@ -187,7 +206,7 @@ cudaError_t cudaRuntimeGetVersion(int* version) {
 cudaError_t cudaDeviceSynchronize() {
   const Lock lock(machine_mutex());
   emulation::drain_all();
-  return cudaSuccess;
+  return emulation::standing();
 }
 
 // ---- errors
@@ -217,6 +236,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorNotReady";
     case cudaErrorInvalidResourceHandle:
       return "cudaErrorInvalidResourceHandle";
+    case cudaErrorIllegalAddress:
+      return "cudaErrorIllegalAddress";
     default:
       return "another CUDA error";
   }
@@ -240,6 +261,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "device not ready";
     case cudaErrorInvalidResourceHandle:
       return "invalid resource handle";
+    case cudaErrorIllegalAddress:
+      return "an illegal memory access was encountered";
     default:
       return "another error of the emulated device";
   }
@@ -256,31 +279,31 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int) {
   const Lock lock(machine_mutex());
   *stream = emulation::create_stream(flags != cudaStreamNonBlocking);
-  return cudaSuccess;
+  return emulation::standing();
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   const Lock lock(machine_mutex());
   emulation::destroy_stream(stream);
-  return cudaSuccess;
+  return emulation::standing();
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   const Lock lock(machine_mutex());
   emulation::drain(stream);
-  return cudaSuccess;
+  return emulation::standing();
 }
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
   const Lock lock(machine_mutex());
-  return emulation::idle(stream) ? cudaSuccess : cudaErrorNotReady;
+  return emulation::idle(stream) ? emulation::standing() : cudaErrorNotReady;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   const Lock lock(machine_mutex());
   emulation::make_wait(stream, event);
-  return cudaSuccess;
+  return emulation::standing();
 }
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* data) {
   const Lock lock(machine_mutex());
   emulation::submit(stream, [function, data] { function(data); });
-  return cudaSuccess;
+  return emulation::standing();
 }
 
 cudaError_t cudaEventCreate(cudaEvent_t* event) {
@@ -289,43 +312,43 @@ cudaError_t cudaEventCreate(cudaEvent_t* event) {
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
   const Lock lock(machine_mutex());
   *event = emulation::create_event((flags & cudaEventDisableTiming) == 0);
-  return cudaSuccess;
+  return emulation::standing();
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   const Lock lock(machine_mutex());
   emulation::destroy_event(event);
-  return cudaSuccess;
+  return emulation::standing();
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const Lock lock(machine_mutex());
   emulation::record_event(event, stream);
-  return cudaSuccess;
+  return emulation::standing();
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   const Lock lock(machine_mutex());
   emulation::drain_to(event);
-  return cudaSuccess;
+  return emulation::standing();
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   const Lock lock(machine_mutex());
-  return emulation::reached(event) ? cudaSuccess : cudaErrorNotReady;
+  return emulation::reached(event) ? emulation::standing() : cudaErrorNotReady;
 }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t first, cudaEvent_t last) {
   const Lock lock(machine_mutex());
   *milliseconds = emulation::elapsed(first, last);
-  return *milliseconds < 0 ? note(cudaErrorInvalidResourceHandle) : cudaSuccess;
+  return *milliseconds < 0 ? note(cudaErrorInvalidResourceHandle) : emulation::standing();
 }
 
 // ---- kernels
 
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
   const Lock lock(machine_mutex());
-  if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) return cudaSuccess;
+  if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) return emulation::standing();
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 ||
       static_cast<std::size_t>(value) > emulation::kMostShared)
     return note(cudaErrorInvalidValue);
   emulation::shared_limits()[kernel] = static_cast<std::size_t>(value);
-  return cudaSuccess;
+  return emulation::standing();
 }
 
 /// Never meant to be reached: emulation.h leads launches to emulation::launch_kernel.

@@ -35,7 +35,7 @@ struct Copy {
 
 cudaError_t run_copy(Copy copy, cudaStream_t stream, bool wait) {
   const Lock lock(machine_mutex());
-  if (copy.width == 0 || copy.height == 0) return cudaSuccess;
+  if (copy.width == 0 || copy.height == 0) return emulation::standing();
   if (copy.height > 1 && (copy.width > copy.to_pitch || copy.width > copy.from_pitch))
     return note(cudaErrorInvalidPitchValue);
   bool to_inside = false, from_inside = false;
@@ -58,17 +58,17 @@ cudaError_t run_copy(Copy copy, cudaStream_t stream, bool wait) {
     emulation::submit(stream, [copy] { copy.run(); });
   }
   if (wait || to == MemoryKind::pageable) emulation::drain(stream);
-  return cudaSuccess;
+  return emulation::standing();
 }
 
 cudaError_t run_set(void* memory, int value, std::size_t bytes, cudaStream_t stream) {
   const Lock lock(machine_mutex());
   bool inside = false;
   const MemoryKind kind = emulation::kind_of(memory, bytes, inside);
-  if (bytes == 0) return cudaSuccess;
+  if (bytes == 0) return emulation::standing();
   if (!inside || kind == MemoryKind::pageable) return note(cudaErrorInvalidValue);
   emulation::submit(stream, [=] { std::memset(memory, value, bytes); });
-  return cudaSuccess;
+  return emulation::standing();
 }
 
 /// Waits for memory that was given back but not yet reached in its stream before it gives up.
@@ -81,16 +81,16 @@ void* allocate_device(std::size_t bytes) {
 
 cudaError_t give(void** result, void* memory) {
   *result = memory;
-  return memory == nullptr ? note(cudaErrorMemoryAllocation) : cudaSuccess;
+  return memory == nullptr ? note(cudaErrorMemoryAllocation) : emulation::standing();
 }
 
 cudaError_t take_back(MemoryKind kind, void* memory) {
   const Lock lock(machine_mutex());
-  if (memory == nullptr) return cudaSuccess;
+  if (memory == nullptr) return emulation::standing();
   if (!emulation::retire(kind, memory)) return note(cudaErrorInvalidValue);
   emulation::drain_all();
   emulation::release(memory);
-  return cudaSuccess;
+  return emulation::standing();
 }
 
 }  // namespace
@@ -127,17 +127,17 @@ cudaError_t cudaMallocFromPoolAsync(void** memory, std::size_t bytes, cudaMemPoo
 }
 cudaError_t cudaFreeAsync(void* memory, cudaStream_t stream) {
   const Lock lock(machine_mutex());
-  if (memory == nullptr) return cudaSuccess;
+  if (memory == nullptr) return emulation::standing();
   if (!emulation::retire(MemoryKind::device, memory)) return note(cudaErrorInvalidValue);
   emulation::submit(stream, [memory] { emulation::release(memory); });
-  return cudaSuccess;
+  return emulation::standing();
 }
 
 cudaError_t cudaMemGetInfo(std::size_t* free_bytes, std::size_t* total) {
   const Lock lock(machine_mutex());
   *total = emulation::device_bytes();
   *free_bytes = *total - emulation::used_bytes();
-  return cudaSuccess;
+  return emulation::standing();
 }
 
 // ---- pools: there is one, and it holds nothing back
@@ -145,22 +145,22 @@ cudaError_t cudaMemGetInfo(std::size_t* free_bytes, std::size_t* total) {
 cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int) {
   static int only = 0;
   *pool = reinterpret_cast<cudaMemPool_t>(&only);
-  return cudaSuccess;
+  return emulation::standing();
 }
 cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps*) {
   return cudaDeviceGetDefaultMemPool(pool, 0);
 }
 cudaError_t cudaMemPoolDestroy(cudaMemPool_t) {
-  return cudaSuccess;
+  return emulation::standing();
 }
 cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, std::size_t) {
-  return cudaSuccess;
+  return emulation::standing();
 }
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr attribute, void*) {
   const Lock lock(machine_mutex());
   if (attribute == cudaMemPoolAttrUsedMemHigh || attribute == cudaMemPoolAttrReservedMemHigh)
     emulation::highest_used_bytes() = emulation::used_bytes();
-  return cudaSuccess;
+  return emulation::standing();
 }
 cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t, cudaMemPoolAttr attribute, void* value) {
   const Lock lock(machine_mutex());
@@ -178,7 +178,7 @@ cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t, cudaMemPoolAttr attribute, vo
       return note(cudaErrorInvalidValue);
   }
   std::memcpy(value, &bytes, sizeof bytes);
-  return cudaSuccess;
+  return emulation::standing();
 }
 
 // ---- copies
