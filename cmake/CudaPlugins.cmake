@@ -7,8 +7,6 @@ target_compile_definitions(gptq_hpc_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:FMT_
 target_compile_options(gptq_hpc_cuda PRIVATE
   "$<$<COMPILE_LANGUAGE:CUDA>:-lineinfo;--expt-relaxed-constexpr;-Xcompiler=-Wall,-Wextra,-Wshadow>"
   $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${GPTQ_HPC_WERROR}>>:-Werror=all-warnings>)
-# fmt 9 takes nvcc for a compiler without constexpr, and does not compile as C++20 then.
-target_compile_definitions(gptq_hpc_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:FMT_USE_CONSTEXPR=1>)
 target_link_libraries(gptq_hpc_cuda PRIVATE gptq_kernels CUDA::cudart CUDA::cublasLt CUDA::cusolver ${CMAKE_DL_LIBS})
 install(TARGETS gptq_hpc_cuda LIBRARY DESTINATION lib/gptq-hpc)
 add_dependencies(gptq-hpc gptq_hpc_cuda)

@@ -21,7 +21,8 @@ class DownloadRing;
 
 /// One GPU as this rank uses it: its streams, library handles and memory. Everything the kernels share; it
 /// outlives them and every buffer. Used by two threads at most: the one that computes, and one that prepares
-/// weights (which uses nothing but weights_stream(), allocate_on(), allocate_host() and stage_weights()).
+/// weights (which uses nothing but weights_stream(), allocate_on(), allocate_host(), stage_weights() and
+/// upload()).
 class CudaContext {
  public:
   /// device: CUDA's number in this process. Throws DeviceError if it is absent, too old (below compute

@@ -20,8 +20,9 @@ std::vector<fs::path> places(const std::string& file) {
 
 /// The plugin's path, or (in `problem`) where it was looked for.
 Plugin find(const std::string& file, const char* path_variable) {
+  std::error_code ignored;
   if (const char* path = std::getenv(path_variable); path != nullptr && *path != '\0') {
-    if (fs::exists(path)) return {nullptr, path, {}};
+    if (fs::exists(path, ignored)) return {nullptr, path, {}};
     return {nullptr, path,
             fmt::format("does not exist (the environment variable {} names it)", path_variable)};
   }
@@ -49,7 +50,8 @@ Plugin load_plugin(const std::string& file, const char* path_variable, const cha
   if (!plugin.problem.empty()) return plugin;
   // A path without a slash would be searched for among the system's libraries. Never closed: CUDA's libraries
   // leave threads and exit handlers behind.
-  void* handle = dlopen(fs::absolute(plugin.path).c_str(), RTLD_NOW | RTLD_LOCAL);
+  const std::string path = plugin.path.find('/') == std::string::npos ? "./" + plugin.path : plugin.path;
+  void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) {
     plugin.problem = fmt::format("cannot be opened: {}", dlerror());
     return plugin;

@@ -35,8 +35,8 @@ class BlockPrefetcher {
   /// The next block in order; waits if it is not there yet.
   PreparedBlock take() {
     PreparedBlock taken = pending_.get();
-    if (prepare_ && !taken.block) taken.block = prepare_(taken.weights);
     start();
+    if (prepare_ && !taken.block) taken.block = prepare_(taken.weights);
     return taken;
   }
 
