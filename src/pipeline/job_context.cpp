@@ -122,8 +122,12 @@ ComputeContext make_compute(const JobConfig& job, Communicator& comm) {
 }
 
 std::int64_t chunk_tokens_of(const JobConfig& job, const Backend& backend) {
+  return chunk_tokens_of(job, !backend.shares_host_memory());
+}
+
+std::int64_t chunk_tokens_of(const JobConfig& job, bool on_gpu) {
   if (job.calibration.chunk_tokens > 0) return job.calibration.chunk_tokens;
-  return backend.shares_host_memory() ? 2048 : 16384;
+  return on_gpu ? 16384 : 2048;
 }
 
 int ranks_on_this_node(Communicator& comm) {

@@ -31,6 +31,8 @@ ComputeContext make_local_compute(const ComputeSection& section, int threads);
 /// calibration.chunk_tokens; 0 is what suits the backend: 2048 for the CPU's caches, 16384 on a GPU, where a
 /// larger product hides the cost of the exact sum.
 std::int64_t chunk_tokens_of(const JobConfig& job, const Backend& backend);
+/// on_gpu: the backend has memory of its own.
+std::int64_t chunk_tokens_of(const JobConfig& job, bool on_gpu);
 
 /// Ranks that run on this rank's node. Collective.
 int ranks_on_this_node(Communicator& comm);
