@@ -46,13 +46,12 @@ __device__ void add_tile(const float (&sum)[4][8][4], int tile_row, int tile_col
     for (int r = 0; r < 16; ++r) {
       const int row = first_row + 16 * i + r;
       if (row >= n) break;  // the same for the whole warp
-      const int start = panel_start(row);
       const float row_scale = scale[row];
       unsigned long long* const to = total + panel_row(n, row);
       const float* const from = patch + r * kPatchStride + lane;
-      if (left >= start && left < n)
+      if (left >= row && left < n)
         atomicAdd(to + left, static_cast<unsigned long long>(scaled_integer(from[0], row_scale, left_scale)));
-      if (right >= start && right < n)
+      if (right >= row && right < n)
         atomicAdd(to + right,
                   static_cast<unsigned long long>(scaled_integer(from[32], row_scale, right_scale)));
     }
@@ -96,11 +95,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-/// All tiles that hold an element which the panels store.
+/// All tiles that hold an element of the upper triangle. (What the panels store below it stays as it is:
+/// nobody reads it, and its tiles would cost 4 % more at n = 4096.)
 std::vector<unsigned> tiles_of(std::int64_t n) {
-  const auto first_col = [](std::int64_t tile_row) {
-    return tile_row * kTileRows / TriangularPanels::kPanel * TriangularPanels::kPanel / kTileCols;
-  };
+  const auto first_col = [](std::int64_t tile_row) { return tile_row * kTileRows / kTileCols; };
   const std::int64_t tile_rows = (n + kTileRows - 1) / kTileRows, tile_cols = (n + kTileCols - 1) / kTileCols;
   std::vector<unsigned> tiles;
   for (std::int64_t group = 0; group < tile_rows; group += kTileGroup)
