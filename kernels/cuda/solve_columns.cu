@@ -336,9 +336,12 @@ __global__ void __launch_bounds__(kMaxWarps * 32, 2) solve_batch(const SolveBatc
 }  // namespace
 
 void solve_columns(const CudaContext& context, const SolveBatchTask& task) {
-  // Few rows spread over more multiprocessors; a row's arithmetic is the same.
-  const bool many = task.rows / (kMaxWarps * kWarpRows) >= 2 * context.multiprocessors();
-  const int warps = many ? kMaxWarps : kMaxWarps / 2;
+  // Half as many rows a block spread few rows over more multiprocessors, but only as long as all blocks run
+  // at once, two on each: else the second round would take as long as the first. A row's arithmetic is the
+  // same.
+  constexpr int kFew = kMaxWarps / 2;
+  const bool many = task.rows / (kFew * kWarpRows) > 2 * context.multiprocessors();
+  const int warps = many ? kMaxWarps : kFew;
   launch(context, solve_batch, dim3(static_cast<unsigned>(task.rows / (warps * kWarpRows))),
          dim3(static_cast<unsigned>(warps * 32)), shared_bytes(warps), task);
 }
