@@ -24,9 +24,6 @@ constexpr std::int64_t kDeviceLibraryBytes = 64 * kMiB + 100'000'000;
 constexpr std::int64_t kDriverBytes = 550'000'000;
 constexpr std::int64_t kCollectiveBytes = 400'000'000;
 
-/// File data on the device while one weight is converted (kTemporaryBytes of linear.cu); given back when the
-/// weight is first used.
-constexpr std::int64_t kConversionBytes = 16 * kMiB;
 /// kProductBytes of gemm.cu: a product that waits for its bias.
 constexpr std::int64_t kBiasProductBytes = 256 * kMiB;
 /// kLogitBytes of cross_entropy.cu.
@@ -56,8 +53,7 @@ std::int64_t device_block_bytes(const MemoryQuestion& q) {
 }
 
 std::int64_t device_weight_bytes(const MemoryQuestion& q) {
-  const std::int64_t conversions = q.block.converted ? q.block.linears * kConversionBytes : 0;
-  return device_block_bytes(q) * std::min<std::int64_t>(2, q.blocks) + conversions;
+  return device_block_bytes(q) * std::min<std::int64_t>(2, q.blocks) + q.block.conversion_bytes;
 }
 
 std::int64_t staging_bytes(const MemoryQuestion& q) {
@@ -95,9 +91,12 @@ void add_quantizing(const MemoryQuestion& q, const GroupShape& group, DeviceMemo
   const auto factoring = static_cast<std::int64_t>(cuda::factor_memory_bytes(group.in_features));
   memory.sum_bytes = std::max(memory.sum_bytes, sum);
   memory.factor_bytes = std::max(memory.factor_bytes, sum + factor_bytes_of(group) + factoring);
-  const std::int64_t conversions = q.true_sequential ? group.quantized_layers : q.block.quantized_layers;
-  memory.replace_bytes =
-      std::max(memory.replace_bytes, element(q) * group.largest_layer + conversions * kConversionBytes);
+  std::int64_t conversions = group.conversion_bytes;
+  if (!q.true_sequential) {  // all layers change at once
+    conversions = 0;
+    for (const GroupShape& each : q.block.groups) conversions += each.conversion_bytes;
+  }
+  memory.replace_bytes = std::max(memory.replace_bytes, element(q) * group.largest_layer + conversions);
 }
 
 }  // namespace
@@ -177,8 +176,8 @@ HostMemory host_memory(const MemoryQuestion& q) {
 std::int64_t evaluation_device_bytes(const MemoryQuestion& q, std::int64_t vocabulary) {
   const std::int64_t inputs = 2 * q.block.widest_input();  // a group's input and the next one's
   const std::int64_t scratch = q.largest_chunk * element(q) * (q.block.scratch_columns() + inputs);
-  const std::int64_t conversions = 2 * q.block.linears * kConversionBytes;
-  const std::int64_t blocks = device_block_bytes(q) * std::min<std::int64_t>(2, q.blocks) + conversions;
+  const std::int64_t blocks =
+      device_block_bytes(q) * std::min<std::int64_t>(2, q.blocks) + 2 * q.block.linears * kConversionBytes;
   const std::int64_t states = q.largest_chunk * q.hidden_size * element(q);
   const std::int64_t logits = std::min(4 * q.largest_chunk * vocabulary, kLogitBytes);
   const std::int64_t head = vocabulary * q.hidden_size * element(q) + kConversionBytes + states + logits;

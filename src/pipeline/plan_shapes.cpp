@@ -51,13 +51,14 @@ BlockShape measure_block(const ModelWeights& model, const Recipe& recipe, std::i
       shape.linears += 1;
       shape.padded_columns += (8 - layer.in_features % 8) % 8 * layer.out_features;
       if (layer.bias) shape.widest_biased = std::max(shape.widest_biased, layer.out_features);
-      shape.converted = shape.converted || dtype != compute;
+      if (dtype != compute) shape.conversion_bytes += std::min(bytes, kConversionBytes);
       shape.source_bytes += bytes;
       g.outputs += layer.out_features;
       g.largest_layer = std::max(g.largest_layer, parameters);
       if (!recipe.selects(prefix + layer.name)) continue;
       g.quantized_rows += layer.out_features;
       g.quantized_layers += 1;
+      g.conversion_bytes += std::min(parameters + 3 * g.scale_groups * layer.out_features, kConversionBytes);
       shape.quantized_layers += 1;
       shape.saved_bytes += bytes - quantized_bytes(layer, recipe.section());
     }
