@@ -32,6 +32,22 @@ TEST_P(SolveSameBits, ForAnyPartitionOfTheRows) {
   }
 }
 
+// So many rows that a GPU takes other blocks of threads than for a few, and several slices of rows. (The
+// emulated GPU is smaller: blocks alone.)
+TEST_P(SolveSameBits, ForAFewRowsAndForVeryMany) {
+  const std::int64_t rows = emulated() || GetParam() == "cpu" ? 400 : 33000;
+  const Layer layer = make_layer(rows, 140, 21);
+  for (const int number : {0, 1}) {
+    const QuantizationSection section = unlike_sections()[static_cast<std::size_t>(number)];
+    const Solved whole = solve(backend(), layer, section);
+    for (const std::int64_t first : {std::int64_t{0}, rows / 2 - 1, rows - 3}) {
+      EXPECT_TRUE(same_bits(solve_rows(backend(), layer, whole.factor, section, first, 3),
+                            slice(whole.rows, whole.factor.columns, first, 3)))
+          << "rows from " << first << " of " << rows;
+    }
+  }
+}
+
 TEST_P(SolveSameBits, ForStackedPartsAndForEachAlone) {
   // Parts of every floating type and of heights that panels do not fit, one of them none at all.
   const std::int64_t n = 140;
