@@ -25,6 +25,7 @@ class DeviceFault : public JobTest {
     JobTest::SetUp();
     set(kCudaPluginVariable, GPTQ_EMULATED_PLUGIN);
     set("GPTQ_EMULATION_STREAMS", "lazy");  // errors appear long after the kernel was started
+    set("GPTQ_HPC_NCCL_PLUGIN", "/nowhere/gptq_hpc_nccl.so");  // the real one knows no emulated streams
   }
   void TearDown() override {
     for (const std::string& name : set_) unsetenv(name.c_str());
@@ -90,7 +91,6 @@ TEST_F(DeviceFault, InAnEvaluationIsToldWithItsPhase) {
 
 TEST_F(DeviceFault, WithoutNcclRanksOnTheirOwnGpusExchangeThroughHostMemory) {
   set("GPTQ_EMULATION_DEVICES", "2");
-  set("GPTQ_HPC_NCCL_PLUGIN", "/nowhere/gptq_hpc_nccl.so");
   const std::vector<std::string> more{"--set", "compute.backend=cuda"};
   const auto alone = hashes_of_run("alone", 1, 1, more);
   std::vector<std::string> together = more;
