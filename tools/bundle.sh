@@ -2,7 +2,7 @@
 # Makes one relocatable tarball of the program with the shared libraries that a bare node lacks.
 #
 #   tools/bundle.sh                         # of build/cuda where it was built, else of build/cpu; into .cache/bundle/
-#   tools/bundle.sh --build DIR --output DIR --format zst|gz --level 19
+#   tools/bundle.sh --build DIR --output DIR --format zst --level 19   # smaller, but not every tar unpacks it
 #   tools/bundle.sh --with-cuda-libraries   # cuBLASLt, cuSOLVER, NCCL … too: gigabytes, for nodes without CUDA
 #   tools/bundle.sh --without-tests         # without the test programs that bin/gpu_check.sh runs
 #
@@ -12,7 +12,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 source "$REPO_DIR/tools/lib/bundle_libraries.sh"
 source "$REPO_DIR/tools/lib/bundle_mpi.sh"
 
-build="" output="$CACHE_DIR/bundle" format="" level="" with_cuda=false with_tests=true
+build="" output="$CACHE_DIR/bundle" format=gz level="" with_cuda=false with_tests=true
 usage() { die "usage: tools/bundle.sh [--build DIR] [--output DIR] [--format zst|gz] [--level N] [--with-cuda-libraries] [--without-tests]"; }
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -30,7 +30,6 @@ if [ -z "$build" ]; then
   build="$REPO_DIR/build/cuda"
   [ -x "$build/gptq-hpc" ] || build="$REPO_DIR/build/cpu"
 fi
-[ -n "$format" ] || { if command -v zstd >/dev/null; then format=zst; else format=gz; fi; }
 [ "$format" = zst ] || [ "$format" = gz ] || usage
 for program in gptq-hpc make_synthetic_model; do
   [ -x "$build/$program" ] || die "$build/$program is not there: build it first (cmake --preset cuda && cmake --build --preset cuda)"
@@ -43,7 +42,7 @@ mkdir -p "$output"
 work="$(mktemp -d "$output/.bundle-XXXXXX")"
 trap 'rm -rf "$work"' EXIT
 root="$work/$name"
-mkdir -p "$root"/{bin,libexec/tests,lib/gptq-hpc,share/licenses,etc/openmpi,etc/pmix,docs}
+mkdir -p "$root"/{bin,libexec,lib/gptq-hpc,share/licenses,etc/openmpi,etc/pmix,docs}
 
 # add_program FILE NAME: an executable, and the script that starts it.
 add_program() {
@@ -52,16 +51,18 @@ add_program() {
 }
 
 add_program "$build/gptq-hpc" gptq-hpc
-add_program "$build/make_synthetic_model" make_synthetic_model
-[ ! -x "$build/kernel_bench" ] || add_program "$build/kernel_bench" kernel_bench
+for tool in make_synthetic_model compare_models kernel_bench; do
+  [ ! -x "$build/$tool" ] || add_program "$build/$tool" "$tool"
+done
 for plugin in gptq_hpc_cuda.so gptq_hpc_nccl.so; do
   [ ! -f "$build/$plugin" ] || install -m 644 "$build/$plugin" "$root/lib/gptq-hpc/"
 done
 if $with_tests; then
   for suite in kernel_tests unit_tests mpi_tests; do
-    [ ! -x "$build/tests/$suite" ] || install -m 755 "$build/tests/$suite" "$root/libexec/tests/"
+    [ ! -x "$build/tests/$suite" ] || install -m 755 "$build/tests/$suite" "$root/libexec/"
   done
-  mkdir -p "$root/share/tests"
+  mkdir -p "$root/share/tests" "$root/lib/gpu_check"
+  [ ! -f "$build/cuda_fault.so" ] || install -m 644 "$build/cuda_fault.so" "$root/lib/gpu_check/"
   cp -r "$REPO_DIR/tests/fixtures" "$root/share/tests/fixtures"
   find "$root/share/tests" \( -name '*.py' -o -name __pycache__ \) -prune -exec rm -rf {} +
 fi
@@ -78,7 +79,7 @@ fi
 install -m 644 "$REPO_DIR/tools/bundle/env.sh" "$root/env.sh"
 install -m 755 "$REPO_DIR/tools/gpu_check.sh" "$root/bin/gpu_check.sh"
 mkdir -p "$root/share/gpu_check"
-install -m 644 "$REPO_DIR"/tools/gpu_check/* "$root/share/gpu_check/"
+install -m 644 "$REPO_DIR"/tools/gpu_check/*.sh "$root/share/gpu_check/"
 cp -r "$REPO_DIR/slurm" "$REPO_DIR/configs" "$root/"
 install -m 644 "$REPO_DIR"/docs/*.md "$root/docs/"
 install -m 644 "$REPO_DIR/LICENSE" "$root/LICENSE"

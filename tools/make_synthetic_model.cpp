@@ -20,7 +20,7 @@ struct CommandLine {
   std::string model_type, output, calibration, eval;
   std::string dtype = "bf16";
   std::int64_t hidden = 0, intermediate = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0, vocab = 0;
-  bool tie = false, no_tie = false;
+  bool tie = false, no_tie = false, hollow = false;
   std::uint64_t seed = 1;
   double shard_gigabytes = 5;
   int threads = 0;
@@ -42,6 +42,7 @@ void declare(CLI::App& app, CommandLine& line) {
   app.add_option("--vocab", line.vocab);
   auto* const tie = app.add_flag("--tie", line.tie, "The head is the embedding");
   app.add_flag("--no-tie", line.no_tie, "The head is a tensor of its own")->excludes(tie);
+  app.add_flag("--hollow", line.hollow, "Zeros that take no room on disk, for `gptq-hpc plan`");
   app.add_option("--dtype", line.dtype)->check(CLI::IsMember({"bf16", "f16", "f32"}))->capture_default_str();
   app.add_option("--seed", line.seed)->capture_default_str();
   app.add_option("--shard-size", line.shard_gigabytes, "Largest safetensors file, GB")
@@ -81,6 +82,7 @@ void run(const CommandLine& line) {
   options.seed = line.seed;
   options.shard_bytes = static_cast<std::uint64_t>(line.shard_gigabytes * 1e9);
   options.threads = line.threads;
+  options.hollow = line.hollow;
   const Stopwatch watch;
   const auto bytes = static_cast<double>(synthetic::write_model(line.output, options));
   const double seconds = watch.seconds();

@@ -30,9 +30,8 @@ root="$work/root"
 mkdir -p "$root"/{bin,lib64,lib/x86_64-linux-gnu,tmp,proc,sys,dev,etc,opt,elsewhere}
 cp -L /lib64/ld-linux-x86-64.so.2 "$root/lib64/"
 for library in libc libm libdl librt libpthread libutil libresolv; do
-  for place in /lib/x86_64-linux-gnu /lib64 /usr/lib64; do
-    [ ! -e "$place/$library".so.[0-9] ] || { cp -L "$place/$library".so.[0-9] "$root/lib/x86_64-linux-gnu/" && break; }
-  done
+  path="$(ldconfig -p | awk -v name="$library" '$1 ~ "^" name "\\.so\\.[0-9]$" && /x86-64/ { print $NF; exit }')"
+  [ -z "$path" ] || cp -L "$path" "$root/lib/x86_64-linux-gnu/"
 done
 cp "$busybox" "$root/bin/busybox"
 for tool in sh ls cat grep cmp env awk sed rm mv mkdir hostname; do ln -s busybox "$root/bin/$tool"; done

@@ -55,7 +55,6 @@ set_search_paths() {
       lib/cuda/*) continue ;;
       lib/*/*) up='$ORIGIN/..' ;;
       lib/*) up='$ORIGIN' ;;
-      libexec/*/*) up='$ORIGIN/../../lib' ;;
       *) up='$ORIGIN/../lib' ;;
     esac
     patchelf --force-rpath --set-rpath "$up" "$file"

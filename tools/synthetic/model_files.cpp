@@ -70,7 +70,7 @@ class ModelFiles {
 
   void write() {
     const int threads = options_.threads > 0 ? options_.threads : available_cores();
-    {
+    if (!options_.hollow) {
       std::vector<std::jthread> workers;
       for (int t = 0; t < threads; ++t) workers.emplace_back([this] { work(); });
     }
@@ -91,7 +91,11 @@ class ModelFiles {
       infos.push_back({recipe.name, {options_.dtype, recipe.shape, "", 0, 0}});
     const SafetensorsLayout layout = lay_out_safetensors(infos);
     files_.push_back(File::create(partial_path(directory_ / names_[number])));
-    files_.back().reserve(layout.bytes);
+    if (options_.hollow) {
+      fs::resize_file(partial_path(directory_ / names_[number]), layout.bytes);
+    } else {
+      files_.back().reserve(layout.bytes);
+    }
     files_.back().write_at(layout.header.data(), layout.header.size(), 0);
     // One element type in a file: the layout keeps the order.
     for (std::size_t i = 0; i < recipes.size(); ++i) {

@@ -12,7 +12,8 @@ struct ModelOptions {
   DType dtype = DType::bf16;
   std::uint64_t seed = 1;
   std::uint64_t shard_bytes = 5'000'000'000;
-  int threads = 0;  ///< 0: all cores
+  int threads = 0;      ///< 0: all cores
+  bool hollow = false;  ///< zeros that take no room on disk, for planning
 };
 
 /// Writes a Hugging Face model directory: config.json, safetensors (one file, or several and their index) and
