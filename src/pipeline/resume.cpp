@@ -51,6 +51,14 @@ std::map<std::string, std::string> with_backend_of(const CheckpointManifest& man
   return identity;
 }
 
+/// Would the checkpoint do, had it been computed by this job's backend?
+bool only_the_backend(std::map<std::string, std::string> old_identity,
+                      std::map<std::string, std::string> identity) {
+  old_identity.erase("arithmetic backend");
+  identity.erase("arithmetic backend");
+  return differing_keys(old_identity, identity).empty();
+}
+
 /// A generation's manifest, on every rank; or what is wrong with the generation.
 std::string examine(const CheckpointDirectory& directory, std::int64_t generation,
                     const std::map<std::string, std::string>& identity, bool other_backend,
@@ -68,9 +76,14 @@ std::string examine(const CheckpointDirectory& directory, std::int64_t generatio
   if (!differing.empty()) {
     throw CollectiveError(
         ExitCode::io,
-        fmt::format("the checkpoint in {} belongs to another job; restore these, or discard it with --fresh "
-                    "--overwrite (checkpoint → now):\n  {}",
-                    directory.path().string(), fmt::join(differing, "\n  ")));
+        fmt::format(
+            "the checkpoint in {} belongs to another job; restore these, or discard it with --fresh "
+            "--overwrite (checkpoint → now):\n  {}{}",
+            directory.path().string(), fmt::join(differing, "\n  "),
+            only_the_backend(manifest.identity, identity)
+                ? "\nThe work itself would fit: --set checkpoint.other_backend=accept goes on from it "
+                  "(see the reference for what that means)."
+                : ""));
   }
   mine = damage_in_files(directory, manifest, comm.rank(), comm.size());
   if (mine.empty()) mine = damage(manifest.block_sha256).value_or("");
