@@ -6,7 +6,6 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "io/calibration.h"
-#include "model/model_forward.h"
 #include "model/safetensors_reader.h"
 #include "model/weights.h"
 #include "support/run_program.h"
@@ -70,8 +69,9 @@ TEST(SyntheticModel, comesInFilesOfTheSizeAskedFor) {
   EXPECT_EQ(tensor_hashes(place.path() / "one"), tensor_hashes(place.path() / "many"));
   for (const std::string& name : files_of(place.path() / "many")) {
     EXPECT_FALSE(name.ends_with(".partial")) << name;
-    if (name.ends_with(".safetensors"))
+    if (name.ends_with(".safetensors")) {
       EXPECT_LE(fs::file_size(place.path() / "many" / name), options.shard_bytes + 4096);
+    }
   }
   EXPECT_TRUE(fs::exists(place.path() / "many" / "model.safetensors.index.json"));
 }
@@ -88,7 +88,7 @@ TEST(SyntheticModel, everyFamilyAndTypeLoads) {
       const ModelWeights weights(place.path());
       weights.check();  // names and shapes
       weights.check_values_outside_blocks();
-      EXPECT_EQ(weights.load_block(1).tensors.empty(), false);  // finite
+      EXPECT_FALSE(weights.load_block(1).tensors.empty());  // finite
     }
     fs::remove_all(place.path());
   }
@@ -98,7 +98,8 @@ TEST(SyntheticModel, weightsHaveTheVarianceThatKeepsActivationsInBounds) {
   const TempDirectory place;
   synthetic::write_model(place.path(), tiny());
   const ModelWeights weights(place.path());
-  const HostTensor up = weights.load_block(0).at("mlp.gate_proj.weight");
+  const BlockWeights block = weights.load_block(0);
+  const HostTensor& up = block.at("mlp.gate_proj.weight");
   const Matrix matrix = up.matrix();
   double sum = 0, squares = 0;
   const auto* values = static_cast<const bf16*>(matrix.data);

@@ -32,7 +32,7 @@ agree() {
     of+=("$(perplexity cuda "$dtype" "$model")")
     difference="$(within "${of[-1]}" "${on[-1]}" "$eval_limit")" \
       || failure "perplexity of $(basename "$model"): ${on[-1]} on the CPU, ${of[-1]} on the GPU (apart by $difference, allowed $eval_limit)"
-    note "perplexity of $(basename "$model"): CPU ${on[-1]}, GPU ${of[-1]} (apart by $difference)"
+    note "perplexity of $(basename "$model"): CPU $(short "${on[-1]}"), GPU $(short "${of[-1]}") (apart by $difference)"
     value "perplexity_cpu_$(basename "$model")" "${on[-1]}"
     value "perplexity_gpu_$(basename "$model")" "${of[-1]}"
   done
@@ -42,7 +42,7 @@ agree() {
   "$ROOT/bin/compare_models" --json "$STEP/codes.json" --require-codes "$codes" "$WORK/cpu-$dtype" "$WORK/gpu-$dtype" \
     || failure "fewer than $codes of the codes are equal, or other tensors differ"
   value equal_codes "$(json_number "$STEP/codes.json" equal_codes)"
-  note "equal codes: $(json_number "$STEP/codes.json" equal_codes), equal scales: $(json_number "$STEP/codes.json" equal_scales)"
+  note "equal codes: $(short "$(json_number "$STEP/codes.json" equal_codes)"), equal scales: $(short "$(json_number "$STEP/codes.json" equal_scales)")"
   "$GPTQ_HPC" verify "$WORK/gpu-$dtype" || failure "verify rejects the GPU's output"
 }
 

@@ -47,8 +47,8 @@ too_large() {
   local shape=(--shape llama-3-8b) samples=6144 tokens=2048
   if $REHEARSAL; then
     shape=(--hidden 64 --intermediate 128 --layers 2 --heads 2 --kv-heads 1 --head-dim 32 --vocab 128)
-    samples=256 tokens=1024
-    export GPTQ_EMULATION_MEMORY_BYTES=50000000
+    samples=2048 tokens=1024
+    export GPTQ_EMULATION_MEMORY_BYTES=600000000
   fi
   "$ROOT/bin/make_synthetic_model" --hollow "${shape[@]}" --calibration "$WORK/large.h5" --samples "$samples" --tokens "$tokens" "$WORK/hollow"
   limited "$GPTQ_HPC" plan "$WORK/job.yaml" --set "model.path=$WORK/hollow" --set "calibration.path=$WORK/large.h5" \
@@ -62,13 +62,24 @@ step_faults() {
   expect 2 "memory|GB|GiB" "a plan that does not fit the GPU" too_large
   unset GPTQ_EMULATION_MEMORY_BYTES
   rm -rf "$WORK/fault"
-  # Some launches in, with checkpoints on the way: the one before the fault must be good.
-  local launches=400
-  ! $REHEARSAL || launches=150
-  expect 7 "illegal|unspecified|device|CUDA" "a CUDA error in the middle" with_checkpoints broken_gpu "$launches"
+  # With checkpoints on the way: the one before the fault must be good.
+  expect 7 "CUDA error" "a CUDA error in the middle" in_the_middle broken_gpu
   same fault "$(identity "$WORK/gpu-fp32")" job cuda fp32 "$WORK/fault"
-  expect any "illegal|unspecified|device|CUDA" "a CUDA error on one of two ranks" with_checkpoints broken_rank "$launches"
-  same fault "$(identity "$WORK/gpu-fp32")" job cuda fp32 "$WORK/fault"
+  expect any "CUDA error" "a CUDA error on one of two ranks" in_the_middle broken_rank
+  same fault "$(identity "$WORK/gpu-fp32")" ranks 2 job cuda fp32 "$WORK/fault"
+}
+
+# in_the_middle COMMAND: with the number of the kernel launch that fails; how many a job needs is not known beforehand.
+in_the_middle() {
+  local launch code
+  for launch in 1600 400 100 25; do
+    rm -rf "$WORK/fault"
+    code=0
+    with_checkpoints "$1" "$launch" || code=$?
+    [ "$code" -eq 0 ] || break
+  done
+  echo "launch $launch fails"
+  return "$code"
 }
 
 with_checkpoints() {

@@ -19,6 +19,8 @@ MODEL="$WORK/model"
 json_number() { sed -n "s/^ *\"$2\": *\(-\{0,1\}[0-9][-+0-9.eE]*\),\{0,1\}\$/\1/p" "$1" | head -n 1; }
 json_string() { sed -n "s/^ *\"$2\": *\"\(.*\)\",\{0,1\}\$/\1/p" "$1" | head -n 1; }
 
+short() { printf '%.6g' "$1"; }
+
 # within A B LIMIT: |A - B| / |B| <= LIMIT; prints the difference.
 within() { awk -v a="$1" -v b="$2" -v limit="$3" 'BEGIN { d = (a - b) / b; if (d < 0) d = -d; printf "%.2e", d; exit !(d <= limit && a + 0 == a + 0 && b > 0) }'; }
 

@@ -44,7 +44,7 @@ other() {
   mixed="$(perplexity cpu fp32 "$output")"
   pure="$(perplexity cpu fp32 "$WORK/gpu-fp32")"
   difference="$(within "$mixed" "$pure" 5e-3)" || failure "begun on $from, ended on $to: perplexity $mixed, undisturbed $pure"
-  note "begun on $from: refused with code $code, then ended on $to when accepted; perplexity $mixed, undisturbed $pure (apart by $difference)"
+  note "begun on $from: refused with code $code, then ended on $to when accepted; perplexity $(short "$mixed"), undisturbed $(short "$pure") (apart by $difference)"
   "$GPTQ_HPC" verify "$output" || failure "verify rejects it"
 }
 
