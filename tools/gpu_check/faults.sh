@@ -59,7 +59,7 @@ step_faults() {
   require_model
   undisturbed fp32
   expect 7 "no GPU is visible|no CUDA-capable|no GPU" "no GPU visible" no_gpu
-  expect 2 "memory|GB|GiB" "a plan that does not fit the GPU" too_large
+  expect 2 "does not fit the device" "a plan that does not fit the GPU" too_large
   unset GPTQ_EMULATION_MEMORY_BYTES
   rm -rf "$WORK/fault"
   # With checkpoints on the way: the one before the fault must be good.
