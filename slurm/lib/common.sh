@@ -32,6 +32,10 @@ find_program() {
   local program="${GPTQ_HPC_PROGRAM:-}"
   if [ -z "$program" ]; then
     program="$GPTQ_HPC_HOME/build/cpu/gptq-hpc"
+    if [ ! -x "$program" ] && [ -x "$GPTQ_HPC_HOME/libexec/gptq-hpc" ]; then # an unpacked bundle, with its own mpirun
+      program="$GPTQ_HPC_HOME/bin/gptq-hpc"
+      export PATH="$GPTQ_HPC_HOME/bin:$PATH"
+    fi
     [ -x "$program" ] || program="$(command -v gptq-hpc || true)"
     [ -n "$program" ] || die "no gptq-hpc: neither $GPTQ_HPC_HOME/build/cpu/gptq-hpc nor in PATH; build it or set GPTQ_HPC_PROGRAM in slurm/env.sh"
   fi
