@@ -28,12 +28,13 @@ compgen -G "$work/gptq-hpc-check-*" >/dev/null && fail "the scratch folder was l
 mkdir "$work/bundle"
 tar -C "$work/bundle" -xf "$tarball"
 printf 'no plugin\n' >"$work/broken.so"
+check="$(echo "$work"/bundle/gptq-hpc-*/bin/gpu_check.sh)"
 code=0
-"$work"/bundle/gptq-hpc-*/bin/gpu_check.sh --out "$work/broken" --rehearse "$work/broken.so" --part correctness --only start || code=$?
+"$check" --out "$work/broken" --rehearse "$work/broken.so" --part correctness --only start || code=$?
 [ "$code" -eq 1 ] || fail "a backend that does not start gives exit code $code, not 1"
 [ "$(verdict start "$work/broken/report-correctness.json")" = failed ] || fail "a backend that does not start is not in the report"
 
 # Where time is short, steps are left out, and the report says so.
-"$work"/bundle/gptq-hpc-*/bin/gpu_check.sh --out "$work/short" --rehearse "$plugin" --time-limit 1 --only make_model >"$work/short.log" || true
+"$check" --out "$work/short" --rehearse "$plugin" --time-limit 1 --only make_model >"$work/short.log" || true
 [ -f "$work/short/report.json" ] || fail "no report where time is short"
 echo passed
