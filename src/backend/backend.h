@@ -19,7 +19,9 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  virtual std::string name() const = 0;      ///< "cpu"; part of what decides the bytes
+  virtual std::string name() const = 0;  ///< "cpu", "cuda"
+  /// Backends of one kind give the same bytes: "cpu", "cuda 9.0, 132 multiprocessors".
+  virtual std::string kind() const { return name(); }
   virtual std::string describe() const = 0;  ///< "cpu: 2 threads, avx512_core_bf16", for logs and reports
   virtual bool fast_bf16() const = 0;        ///< bf16 products are faster than f32 ones here
   virtual int threads() const = 0;

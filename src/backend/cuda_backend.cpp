@@ -86,6 +86,12 @@ class CudaBackend final : public Backend {
   CudaBackend& operator=(const CudaBackend&) = delete;
 
   std::string name() const override { return "cuda"; }
+  /// The architecture and the number of multiprocessors decide how work is cut, by our kernels and cuBLAS.
+  std::string kind() const override {
+    const cudaDeviceProp& device = context_.properties();
+    return fmt::format("cuda {}.{}, {} multiprocessors", device.major, device.minor,
+                       device.multiProcessorCount);
+  }
   std::string describe() const override { return description_; }
   bool fast_bf16() const override { return true; }
   int threads() const override { return threads_; }

@@ -198,17 +198,17 @@ struct Exporter::State {
   }
 };
 
-Exporter::Exporter(const JobConfig& job, const ModelWeights& model, const Recipe& recipe,
-                   const std::string& fingerprint, const std::vector<std::string>& finished)
+Exporter::Exporter(const JobConfig& job, const ModelWeights& model, const Recipe& recipe, const JobMark& mark,
+                   const std::vector<std::string>& finished)
     : state_(new State(job, model, recipe)) {
   State& s = *state_;
   const auto tensors = s.finished_tensors(finished.size());
   std::copy(finished.begin(), finished.end(), s.block_sha256.begin());
   s.keep_partial = !finished.empty();
   s.require_frames(tensors);
-  s.manifest.fingerprint = fingerprint;
+  s.manifest.fingerprint = mark.result;
   s.manifest.created_by = "gptq-hpc " + version();
-  claim_output_directory({s.directory, model.files().directory(), fingerprint, job.output.overwrite,
+  claim_output_directory({s.directory, model.files().directory(), mark, job.output.overwrite,
                           room_needed(s.layout, s.companions), s.files_to_keep(tensors)});
   s.open_files(tensors);
 }

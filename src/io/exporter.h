@@ -7,6 +7,7 @@
 
 #include "config/job_config.h"
 #include "io/finished_blocks.h"
+#include "io/output_directory.h"
 #include "model/weights.h"
 #include "quant/quantized_layer.h"
 #include "quant/recipe.h"
@@ -14,7 +15,7 @@
 namespace gptq {
 
 /// Writes the output model block by block. Until finish() the directory holds `.partial` files and a marker
-/// `.gptq-hpc-job` with the job's fingerprint; config.json, the index and manifest.json come last, so a
+/// `.gptq-hpc-job` that says whose it is; config.json, the index and manifest.json come last, so a
 /// directory without them is not an output. One rank owns the exporter.
 class Exporter {
  public:
@@ -23,8 +24,8 @@ class Exporter {
   /// 1, … that a checkpoint says lie in the directory's files already (ask damage_in_finished_blocks first
   /// whether they still do). Files that hold one of them are taken up and outlive this object; if one does
   /// not fit, an IoError says so before anything is changed. All other files are made anew.
-  Exporter(const JobConfig& job, const ModelWeights& model, const Recipe& recipe,
-           const std::string& fingerprint, const std::vector<std::string>& finished = {});
+  Exporter(const JobConfig& job, const ModelWeights& model, const Recipe& recipe, const JobMark& mark,
+           const std::vector<std::string>& finished = {});
   ~Exporter();  ///< removes the partial files, unless told to keep them or gone on from finished blocks
 
   /// Everything of the block: quantized layers packed, all its other tensors copied in their own dtype.

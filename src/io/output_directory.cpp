@@ -54,8 +54,8 @@ std::optional<Manifest> readable_manifest(const fs::path& directory) {
 bool is_own(const OutputClaim& claim, const std::optional<Manifest>& manifest) {
   const fs::path marker = claim.directory / kJobMarker;
   std::error_code ignored;
-  if (fs::is_regular_file(marker, ignored)) return read_text_file(marker) == claim.fingerprint + "\n";
-  return manifest && manifest->fingerprint == claim.fingerprint;
+  if (fs::is_regular_file(marker, ignored)) return read_text_file(marker) == claim.job.work + "\n";
+  return manifest && manifest->fingerprint == claim.job.result;
 }
 
 void refuse_source(const OutputClaim& claim) {
@@ -193,7 +193,7 @@ void claim_output_directory(const OutputClaim& claim) {
   const std::vector<fs::path> old = old_files(claim, manifest);
   require_room(claim, old);
   // Also the probe whether we may write here at all.
-  write_file(claim.directory / kJobMarker, claim.fingerprint + "\n");
+  write_file(claim.directory / kJobMarker, claim.job.work + "\n");
   for (const fs::path& file : old) {
     std::error_code error;
     if (file.filename() != kJobMarker && !fs::remove(file, error) && error) {

@@ -6,6 +6,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 
 namespace gptq {
 
@@ -21,8 +22,7 @@ struct Manifest {
 };
 
 inline constexpr const char* kManifestFile = "manifest.json";
-inline constexpr const char* kJobMarker =
-    ".gptq-hpc-job";  ///< an output in the making; holds the fingerprint
+inline constexpr const char* kJobMarker = ".gptq-hpc-job";  ///< an output in the making; holds JobMark::work
 inline constexpr const char* kCheckpointFolder = "checkpoint";  ///< the default checkpoint.path, inside
 
 void write_manifest(const Manifest& manifest, const std::filesystem::path& directory);
@@ -32,10 +32,22 @@ std::optional<Manifest> read_manifest(const std::filesystem::path& directory);
 /// With its parents, where missing. Throws IoError.
 void make_output_directory(const std::filesystem::path& directory);
 
+/// Whose an output is.
+struct JobMark {
+  JobMark() = default;
+  JobMark(std::string both) : result(both), work(std::move(both)) {}
+  JobMark(const char* both) : JobMark(std::string(both)) {}
+  JobMark(std::string of_result, std::string of_work)
+      : result(std::move(of_result)), work(std::move(of_work)) {}
+
+  std::string result;  ///< fingerprint of everything that decides the bytes; in the manifest
+  std::string work;    ///< the same but for the backend: one may go on where another one was; in the marker
+};
+
 struct OutputClaim {
   std::filesystem::path directory;
   std::filesystem::path source;  ///< the source model: never written to
-  std::string fingerprint;
+  JobMark job;
   bool overwrite = false;
   std::uint64_t bytes = 0;          ///< room the output needs
   std::set<std::string> keep = {};  ///< names of the weight files that a checkpoint counts on

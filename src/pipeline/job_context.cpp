@@ -68,7 +68,7 @@ int number_on_node(Communicator& comm) {
 }
 
 void require_one_kind(const Backend& backend, Communicator& comm) {
-  const std::string mine = backend.name();
+  const std::string mine = backend.kind();
   const auto everyone = comm.all_gather(std::as_bytes(std::span(mine)));
   for (std::size_t rank = 0; rank < everyone.size(); ++rank) {
     if (everyone[rank] == everyone[0]) continue;
@@ -155,7 +155,7 @@ std::map<std::string, std::string> job_identity(const JobConfig& job, const Mode
   identity["calibration.chunk_tokens"] = std::to_string(chunk_tokens_of(job, *compute.backend));
   identity["arithmetic version"] = kArithmeticVersion;
   identity["arithmetic type"] = std::string(name_of(compute.dtype));
-  identity["arithmetic backend"] = compute.backend->name();
+  identity[kBackendKey] = compute.backend->kind();
   identity["calibration sha256"] = calibration_sha256;
   std::array<char, 64> digits{};
   run_on_root(comm, [&] {
@@ -174,6 +174,11 @@ std::string fingerprint_of(const std::map<std::string, std::string>& identity) {
     hash.update(line.data(), line.size());
   }
   return hash.hex();
+}
+
+std::string work_fingerprint_of(std::map<std::string, std::string> identity) {
+  identity.erase(kBackendKey);
+  return fingerprint_of(identity);
 }
 
 }  // namespace gptq

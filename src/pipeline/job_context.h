@@ -45,5 +45,9 @@ std::map<std::string, std::string> job_identity(const JobConfig& job, const Mode
                                                 const ComputeContext& compute, Communicator& comm);
 /// SHA-256 of an identity.
 std::string fingerprint_of(const std::map<std::string, std::string>& identity);
+/// The name of the backend in an identity.
+inline constexpr const char* kBackendKey = "arithmetic backend";
+/// SHA-256 of an identity without its backend.
+std::string work_fingerprint_of(std::map<std::string, std::string> identity);
 
 }  // namespace gptq

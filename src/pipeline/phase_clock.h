@@ -23,7 +23,7 @@ class PhaseClock {
     }
     /// Throws what the phase's kernels met, unless something is being thrown already.
     ~Scope() noexcept(false) {
-      clock_.backend_.leave_range();
+      const LeaveRange leave{clock_.backend_};  // after the kernels, whatever they met
       if (std::uncaught_exceptions() == exceptions_) clock_.backend_.synchronize();
       total_ += watch_.seconds();
     }
@@ -31,6 +31,11 @@ class PhaseClock {
     Scope& operator=(const Scope&) = delete;
 
    private:
+    struct LeaveRange {
+      Backend& backend;
+      ~LeaveRange() { backend.leave_range(); }
+    };
+
     PhaseClock& clock_;
     double& total_;
     int exceptions_ = std::uncaught_exceptions();

@@ -85,47 +85,6 @@ std::vector<std::int64_t> sample_lengths(const JobConfig& job, const ModelWeight
 
 }  // namespace
 
-namespace {
-
-/// Products of one shape with what they need.
-class Products {
- public:
-  Products(Backend& backend, DType compute, const ProductShape& shape)
-      : backend_(backend),
-        shape_(shape),
-        x_(backend, any_values(shape.rows, shape.inputs, compute)),
-        y_(backend, compute, shape.rows, shape.outputs),
-        weights_(backend.kernels().prepare_linear(
-            any_values(shape.outputs, shape.inputs, DType::f32).matrix(), {}, compute)) {
-    seconds(1);  // warm
-  }
-  double seconds(int times) {
-    Stopwatch watch;
-    for (int i = 0; i < times; ++i)
-      backend_.kernels().linear({{0, shape_.rows}}, x_.matrix(), *weights_, y_.matrix(), false);
-    backend_.synchronize();
-    return watch.seconds();
-  }
-
- private:
-  Backend& backend_;
-  ProductShape shape_;
-  DeviceMatrix x_, y_;
-  std::unique_ptr<LinearWeights> weights_;
-};
-
-/// The smallest of a few shapes that keeps a device busy for milliseconds, or the largest: no slow device
-/// shall be measured for minutes.
-ProductShape shape_for(Backend& backend, DType compute) {
-  if (backend.shares_host_memory()) return {2048, 1024, 1024};
-  ProductShape shape{256, 128, 128};
-  while (shape.rows < 8192 && Products(backend, compute, shape).seconds(1) < 2e-3)
-    shape = {shape.rows * 2, shape.inputs * 2, shape.outputs * 2};
-  return shape;
-}
-
-}  // namespace
-
 double measure_matrix_rate(Backend& backend, DType compute, double seconds) {
   if (backend.shares_host_memory()) return Product(backend, compute, {2048, 1024, 1024}).rate(1, seconds);
   // A GPU shows what it can do with large products only. From small ones upwards, because an emulated one

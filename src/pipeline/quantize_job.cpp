@@ -55,8 +55,8 @@ class QuantizeJob {
       quantize_blocks();
       finish();
     } catch (const DeviceError& error) {
-      throw DeviceError("rank {} on {}, {}, phase {}: {}", comm_.rank(), host_name(),
-                        compute_.backend->describe(), phases_.last(), error.what());
+      throw DeviceError("{}, {}, phase {}: {}", host_name(), compute_.backend->describe(), phases_.last(),
+                        error.what());  // main adds the rank
     }
     return report_;
   }
@@ -103,7 +103,8 @@ class QuantizeJob {
     run_on_root(comm_, [&] {
       const std::vector<std::string> finished =
           manifest ? manifest->block_sha256 : std::vector<std::string>();
-      export_.emplace(std::make_unique<Exporter>(job_, *inputs_.model, recipe_, fingerprint_, finished));
+      export_.emplace(std::make_unique<Exporter>(
+          job_, *inputs_.model, recipe_, JobMark(fingerprint_, work_fingerprint_of(identity_)), finished));
       if (manifest) export_->keep_partial_files();
     });
     make_activations();

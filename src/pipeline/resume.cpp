@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "io/checkpoint_file.h"
 #include "kernels/kernels.h"
+#include "pipeline/job_context.h"
 
 namespace gptq {
 namespace {
@@ -38,9 +39,9 @@ std::string first_damage(const std::string& mine, Communicator& comm) {
 /// The identity as if this job computed where the checkpoint was written.
 std::map<std::string, std::string> with_backend_of(const CheckpointManifest& manifest,
                                                    std::map<std::string, std::string> identity) {
-  const auto there = manifest.identity.find("arithmetic backend");
+  const auto there = manifest.identity.find(kBackendKey);
   if (there == manifest.identity.end()) return identity;
-  std::string& here = identity["arithmetic backend"];
+  std::string& here = identity[kBackendKey];
   if (here != there->second) {
     log::warn(
         "going on with {} from a checkpoint that was computed with {}: the result will have the bytes of "
@@ -54,9 +55,7 @@ std::map<std::string, std::string> with_backend_of(const CheckpointManifest& man
 /// Would the checkpoint do, had it been computed by this job's backend?
 bool only_the_backend(std::map<std::string, std::string> old_identity,
                       std::map<std::string, std::string> identity) {
-  old_identity.erase("arithmetic backend");
-  identity.erase("arithmetic backend");
-  return differing_keys(old_identity, identity).empty();
+  return work_fingerprint_of(std::move(old_identity)) == work_fingerprint_of(std::move(identity));
 }
 
 /// A generation's manifest, on every rank; or what is wrong with the generation.
