@@ -33,7 +33,7 @@ step_plan() {
 
 # watch_gpu FILE: what nvidia-smi sees, once a second, until it is killed.
 watch_gpu() {
-  nvidia-smi --query-gpu=timestamp,memory.used,utilization.gpu,clocks.sm,power.draw,temperature.gpu --format=csv,noheader,nounits -lms 500 >"$1" 2>&1
+  exec nvidia-smi --query-gpu=timestamp,memory.used,utilization.gpu,clocks.sm,power.draw,temperature.gpu --format=csv,noheader,nounits -lms 500 >"$1" 2>&1
 }
 
 # llama_job OUTPUT

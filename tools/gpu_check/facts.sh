@@ -11,12 +11,14 @@ step_facts() {
     note "a rehearsal"
     return
   fi
-  fact "CUDA libraries" "${LD_LIBRARY_PATH:-the system's}"
+  fact "CUDA libraries" "${LD_LIBRARY_PATH:-where the system keeps them}"
+  : >"$WORK/stop" # until there is a GPU to go on with
   [ -f "$plugin" ] || die "this bundle has no CUDA backend: build the preset cuda, then make the bundle"
   missing="$(ldd "$plugin" 2>/dev/null | awk '/not found/ { print $1 }' | paste -s -d ' ')"
   [ -z "$missing" ] || failure "not found on this node: $missing (load its CUDA module, or set CUDA_HOME)"
   command -v nvidia-smi >/dev/null || die "there is no nvidia-smi, so no NVIDIA driver"
-  nvidia-smi
+  nvidia-smi || die "nvidia-smi finds no GPU"
+  rm "$WORK/stop"
   fact gpu "$(nvidia-smi --query-gpu=name,memory.total,driver_version,compute_cap --format=csv,noheader | paste -s -d ';')"
   fact nccl "$([ -f "$ROOT/lib/gptq-hpc/gptq_hpc_nccl.so" ] && echo "plugin in the bundle" || echo "no plugin in the bundle")"
   fact tools "$(for tool in compute-sanitizer nsys ncu; do sanitizer_path "$tool" 2>/dev/null || true; done | paste -s -d ' ')"

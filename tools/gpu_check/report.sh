@@ -18,11 +18,11 @@ step() {
   printf '%s\n' "$title" >"$folder/title"
   : >"$folder/details"
   left=$((TIME_LIMIT - SECONDS - 8)) # the report's own time
-  if [ "$left" -lt "$least" ] && ! $REHEARSAL; then
-    printf 'skipped\n' >"$folder/verdict"
-    printf 'not enough time: %s s are left of %s (--time-limit)\n' "$left" "$TIME_LIMIT" >>"$folder/details"
-    printf '0\n' >"$folder/seconds"
-    write_report
+  if [ -f "$WORK/stop" ]; then
+    leave_out "$folder" "there is no GPU to check (step facts)"
+    return 0
+  elif [ "$left" -lt "$least" ]; then
+    leave_out "$folder" "not enough time: $left s are left of $TIME_LIMIT (--time-limit)"
     return 0
   fi
   ! $REHEARSAL || most=$((most * 10))
@@ -39,6 +39,14 @@ step() {
   esac >"$folder/verdict"
   printf '        %s %s\n' "$(cat "$folder/verdict")" "$(paste -s -d ';' "$folder/details" | cut -c 1-240)"
   keep_log "$folder" "$name"
+  write_report
+}
+
+# leave_out FOLDER WHY
+leave_out() {
+  printf 'skipped\n' >"$1/verdict"
+  printf '%s\n' "$2" >>"$1/details"
+  printf '0\n' >"$1/seconds"
   write_report
 }
 
