@@ -10,6 +10,7 @@ target_compile_options(gptq_hpc_cuda PRIVATE
 target_link_libraries(gptq_hpc_cuda PRIVATE gptq_kernels CUDA::cudart CUDA::cublasLt CUDA::cusolver ${CMAKE_DL_LIBS})
 install(TARGETS gptq_hpc_cuda LIBRARY DESTINATION lib/gptq-hpc)
 add_dependencies(gptq-hpc gptq_hpc_cuda)
+add_custom_target(gpu_plugins DEPENDS gptq_hpc_cuda)
 
 find_path(NCCL_INCLUDE_DIR nccl.h HINTS ENV NCCL_HOME ${CUDAToolkit_INCLUDE_DIRS} PATH_SUFFIXES include)
 find_library(NCCL_LIBRARY NAMES nccl HINTS ENV NCCL_HOME ${CUDAToolkit_LIBRARY_DIR} PATH_SUFFIXES lib lib64)
@@ -23,4 +24,5 @@ else()
   target_link_libraries(gptq_hpc_nccl PRIVATE ${NCCL_LIBRARY} CUDA::cudart)
   install(TARGETS gptq_hpc_nccl LIBRARY DESTINATION lib/gptq-hpc)
   add_dependencies(gptq-hpc gptq_hpc_nccl)
+  add_dependencies(gpu_plugins gptq_hpc_nccl)
 endif()

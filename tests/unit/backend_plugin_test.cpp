@@ -55,6 +55,17 @@ std::string refusal() {
   return "no DeviceError";
 }
 
+// The plugin that nvcc made, in contrast to the emulated one.
+TEST(RealCudaPlugin, StartsOrSaysWhyThereIsNoGpuToUse) {
+  const char* path = std::getenv("GPTQ_HPC_TEST_CUDA");
+  if (path == nullptr) GTEST_SKIP() << "not built: tools/test.sh builds it where nvcc is";
+  const Variable plugin(kCudaPluginVariable, path);
+  const std::string message = refusal();
+  if (message == "no DeviceError") return;  // there is a GPU
+  EXPECT_THAT(message, HasSubstr("compute.backend to cpu"));
+  EXPECT_THAT(message, testing::ContainsRegex("NVIDIA driver|no GPU is visible"));
+}
+
 TEST(BackendPlugin, MissingFileIsNamed) {
   const Variable plugin(kCudaPluginVariable, "/nowhere/gptq_hpc_cuda.so");
   EXPECT_THAT(refusal(), AllOf(HasSubstr("/nowhere/gptq_hpc_cuda.so"), HasSubstr("does not exist"),

@@ -4,6 +4,7 @@
 REPO_DIR="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 CACHE_DIR="${GPTQ_HPC_CACHE:-$REPO_DIR/.cache}"
 BUILD_DIR="$REPO_DIR/build/cpu"
+CUDA_BUILD_DIR="$REPO_DIR/build/cuda"
 GPTQ_HPC="$BUILD_DIR/gptq-hpc"
 
 log() { printf '%s: %s\n' "$(basename "$0" .sh)" "$*" >&2; }
@@ -52,6 +53,17 @@ build_targets() {
   [ $# -eq 0 ] || targets=(--target "$@")
   (
     cd "$REPO_DIR" && cmake --preset cpu >&2 && cmake --build --preset cpu "${targets[@]}" >&2
+  )
+}
+
+# has_nvcc: whether CUDA sources can be compiled here.
+has_nvcc() { command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; }
+
+# build_gpu_plugins: compiles the CUDA and (where NCCL is) NCCL plugins into CUDA_BUILD_DIR. The program that loads them
+# may come from the other build: both are of the same sources.
+build_gpu_plugins() {
+  (
+    cd "$REPO_DIR" && cmake --preset cuda >&2 && cmake --build --preset cuda --target gpu_plugins >&2
   )
 }
 
