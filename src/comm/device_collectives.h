@@ -25,6 +25,13 @@ class DeviceCollectives {
 
   virtual std::string describe() const = 0;  ///< "nccl 2.28.9", "mpi through host memory"
   virtual void all_reduce_sum(std::int64_t* values, std::size_t count) = 0;  ///< exact, the same everywhere
+  /// The same beside the kernels: those put into the queue from now on may run meanwhile, and must leave
+  /// `values` alone until join(). As many sums as wanted may be started, on all ranks in the same order.
+  virtual void start_sum(std::int64_t* values, std::size_t count) { all_reduce_sum(values, count); }
+  /// Kernels put into the queue later see the results of all sums that were started.
+  virtual void join() {}
+  /// Does start_sum() return before the work is done, so that something is gained by it? On all ranks alike.
+  virtual bool overlaps() const { return false; }
   virtual void broadcast(void* data, std::size_t bytes, int root) = 0;
   /// Throws what an earlier call met: CommError, or DeviceError where the device itself failed.
   virtual void check() {}

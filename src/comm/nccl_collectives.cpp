@@ -1,4 +1,4 @@
-// The NCCL plugin (gptq_hpc_nccl.so): collectives that run in the kernels' queue.
+// The NCCL plugin (gptq_hpc_nccl.so): collectives in a queue of their own, in order with the kernels' queue.
 
 #include <algorithm>
 #include <exception>
@@ -49,10 +49,20 @@ class NcclCollectives final : public DeviceCollectives {
   std::string describe() const override { return "nccl " + nccl::version_text(); }
 
   void all_reduce_sum(std::int64_t* values, std::size_t count) override {
-    put("sum", count * sizeof(std::int64_t), [=](ncclComm_t comm, cudaStream_t queue) {
-      return ncclAllReduce(values, values, count, ncclInt64, ncclSum, comm, queue);
-    });
+    put("sum", count * sizeof(std::int64_t), sum_of(values, count));
   }
+
+  void start_sum(std::int64_t* values, std::size_t count) override {
+    put("sum", count * sizeof(std::int64_t), sum_of(values, count), /*joined=*/false);
+  }
+
+  void join() override {
+    check();
+    link_->join();
+    check();
+  }
+
+  bool overlaps() const override { return true; }
 
   void broadcast(void* data, std::size_t bytes, int root) override {
     put("broadcast", bytes, [=](ncclComm_t comm, cudaStream_t queue) {
@@ -91,11 +101,18 @@ class NcclCollectives final : public DeviceCollectives {
   NcclLink& link() { return *link_; }
 
  private:
-  void put(const char* name, std::size_t bytes, const NcclLink::Call& call) {
+  static NcclLink::Call sum_of(std::int64_t* values, std::size_t count) {
+    return [=](ncclComm_t comm, cudaStream_t queue) {
+      return ncclAllReduce(values, values, count, ncclInt64, ncclSum, comm, queue);
+    };
+  }
+
+  /// joined: the kernels after it wait for it.
+  void put(const char* name, std::size_t bytes, const NcclLink::Call& call, bool joined = true) {
     check();
     if (bytes == 0) return;
     const NcclLink::CallerLooks looks(*link_);
-    link_->put(name, bytes, call);
+    link_->put(name, bytes, joined, call);
     watched(name, [this] { return link_->entering(); });
   }
 

@@ -28,6 +28,7 @@ NcclLink::~NcclLink() {
     if (operation.after != nullptr) cudaEventDestroy(operation.after);
   }
   for (cudaEvent_t event : spare_events_) cudaEventDestroy(event);
+  if (line_ != nullptr) cudaStreamDestroy(line_);
 }
 
 std::string NcclLink::Operation::text() const {
@@ -45,7 +46,7 @@ void NcclLink::look_after() {
 void NcclLink::start(int ranks, int rank, const ncclUniqueId& id) {
   const std::lock_guard lock(mutex_);
   since_call_ = Stopwatch();
-  if (!note(cudaSetDevice(device_), "starting NCCL")) return;
+  if (!note(cudaSetDevice(device_), "starting NCCL") || !make_line("starting NCCL")) return;
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
   const ncclResult_t result = ncclCommInitRankConfig(&comm_, ranks, id, rank, &config);
@@ -58,17 +59,18 @@ std::optional<double> NcclLink::starting() {
   return since_call_.seconds();
 }
 
-void NcclLink::put(const char* name, std::size_t bytes, const Call& call) {
+void NcclLink::put(const char* name, std::size_t bytes, bool joined, const Call& call) {
   const std::lock_guard lock(mutex_);
   if (failure_) return;
   since_call_ = Stopwatch();
-  Operation operation{.name = name, .number = ++operations_so_far_, .bytes = bytes, .started = {}};
+  Operation operation{
+      .name = name, .number = ++operations_so_far_, .bytes = bytes, .joined = joined, .started = {}};
   const std::string doing = "entering " + operation.text();
-  const bool recorded = record(operation.before, doing);
+  const bool ordered = record(operation.before, queue_, doing) && order(line_, operation.before, doing);
   operations_.push_back(operation);
-  if (!recorded) return;
+  if (!ordered) return;
   entering_ = true;
-  const ncclResult_t result = call(comm_, queue_);
+  const ncclResult_t result = call(comm_, line_);
   if (failed(result)) note_failure({Failure::Kind::communication, problem_text(result, doing, comm_)});
 }
 
@@ -79,10 +81,18 @@ std::optional<double> NcclLink::entering() {
   if (state("entering", &operation) == ncclInProgress) return since_call_.seconds();
   if (!failure_) {
     entering_ = false;
-    record(operation.after, "entering " + operation.text());
+    const std::string doing = "entering " + operation.text();
+    if (record(operation.after, line_, doing) && operation.joined) order(queue_, operation.after, doing);
     changed_.notify_all();
   }
   return std::nullopt;
+}
+
+void NcclLink::join() {
+  const std::lock_guard lock(mutex_);
+  // Those before it are done when the last is; and what is not in the list any more is done.
+  if (failure_ || operations_.empty()) return;
+  order(queue_, operations_.back().after, "joining " + operations_.back().text());
 }
 
 std::optional<double> NcclLink::working() {
@@ -245,14 +255,24 @@ void NcclLink::note_failure(Failure failure) {
   changed_.notify_all();
 }
 
-bool NcclLink::record(cudaEvent_t& event, const std::string& doing) {
+bool NcclLink::make_line(const std::string& doing) {
+  int lowest = 0, highest = 0;
+  return note(cudaDeviceGetStreamPriorityRange(&lowest, &highest), doing) &&
+         note(cudaStreamCreateWithPriority(&line_, cudaStreamNonBlocking, highest), doing);
+}
+
+bool NcclLink::order(cudaStream_t where, cudaEvent_t event, const std::string& doing) {
+  return note(cudaStreamWaitEvent(where, event, 0), doing);
+}
+
+bool NcclLink::record(cudaEvent_t& event, cudaStream_t where, const std::string& doing) {
   if (!spare_events_.empty()) {
     event = spare_events_.back();
     spare_events_.pop_back();
   } else if (!note(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), doing)) {
     return false;
   }
-  return note(cudaEventRecord(event, queue_), doing);
+  return note(cudaEventRecord(event, where), doing);
 }
 
 void NcclLink::retire_front() {

@@ -27,11 +27,16 @@ struct Failure {
   double seconds = 0;  ///< late: so long did this rank wait
 };
 
-/// One NCCL communicator (non-blocking) and what it has under way in a queue of the device.
+/// One NCCL communicator (non-blocking) and what it has under way.
+///
+/// Its operations run one after the other in a queue of their own, each after the kernels that were in the
+/// kernels' queue when it was put. The kernels after it may wait for it or not. NCCL's blocks take
+/// multiprocessors from kernels that run beside them: that queue's higher priority lets them start as soon as
+/// any block ends, because other ranks wait for them.
 ///
 /// NCCL works on after a call has returned. A thread of this object looks after it: when NCCL reports an
 /// error, or an operation takes longer than the time-out although this rank's own kernels before it are done,
-/// the communicator is aborted, which ends NCCL's kernels, so that whoever waits for the queue goes on. It
+/// the communicator is aborted, which ends NCCL's kernels, so that whoever waits for a queue goes on. It
 /// also does every abort, so that one that hangs hangs nobody else.
 ///
 /// The functions returning optional seconds are for Communicator::wait_outside: how long this rank has waited
@@ -40,7 +45,7 @@ class NcclLink : public std::enable_shared_from_this<NcclLink> {
  public:
   using Call = std::function<ncclResult_t(ncclComm_t comm, cudaStream_t queue)>;
 
-  /// The queue must outlive end(). timeout: seconds for an operation. Call look_after() next.
+  /// queue: of the kernels; must outlive end(). timeout: seconds for an operation. Call look_after() next.
   NcclLink(int device, cudaStream_t queue, double timeout);
   ~NcclLink();
   NcclLink(const NcclLink&) = delete;
@@ -51,10 +56,11 @@ class NcclLink : public std::enable_shared_from_this<NcclLink> {
   void start(int ranks, int rank, const ncclUniqueId& id);
   std::optional<double> starting();
 
-  /// Puts an operation into the queue; `name` must live for ever. Nothing may be put after it before
-  /// entering() is over: NCCL may only then have put its kernels there.
-  void put(const char* name, std::size_t bytes, const Call& call);
+  /// Puts an operation behind the kernels; `name` must live for ever. joined: as by join(). Nothing may be
+  /// put after it before entering() is over: NCCL may only then have put its kernels there.
+  void put(const char* name, std::size_t bytes, bool joined, const Call& call);
   std::optional<double> entering();
+  void join();  ///< kernels put into their queue from now on wait for all operations so far
   std::optional<double> working();  ///< until all operations are done
 
   /// The caller looks itself, and judges what is too late, for as long as this object lives.
@@ -82,6 +88,7 @@ class NcclLink : public std::enable_shared_from_this<NcclLink> {
     const char* name = "";
     std::int64_t number = 0;
     std::size_t bytes = 0;
+    bool joined = true;
     cudaEvent_t before = nullptr, after = nullptr;  ///< this rank's kernels before it are done; so is it
     std::optional<Stopwatch> started;
     std::string text() const;
@@ -99,11 +106,15 @@ class NcclLink : public std::enable_shared_from_this<NcclLink> {
   bool reached(cudaEvent_t event, const Operation& operation);
   bool note(cudaError_t status, const std::string& doing);  ///< false: it failed, and that is noted
   void note_failure(Failure failure);
-  bool record(cudaEvent_t& event, const std::string& doing);
+  bool make_line(const std::string& doing);
+  bool record(cudaEvent_t& event, cudaStream_t where, const std::string& doing);
+  /// What is put into `where` later waits for the event.
+  bool order(cudaStream_t where, cudaEvent_t event, const std::string& doing);
   void retire_front();
 
   const int device_;
   const cudaStream_t queue_;
+  cudaStream_t line_ = nullptr;  ///< NCCL's own queue
   const double timeout_;
 
   std::mutex mutex_;

@@ -56,9 +56,29 @@ inline void check_broadcast(DeviceCollectives& collectives, const Communicator& 
   }
 }
 
+/// Parts of an array as sums that are started one after the other, then joined.
+inline void check_started_sums(DeviceCollectives& collectives, const Communicator& comm) {
+  const std::int64_t n = comm.size();
+  std::vector<std::int64_t> values(120), expected;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const auto factor = static_cast<std::int64_t>(i) - 60;
+    values[i] = factor * (comm.rank() + 1);
+    expected.push_back(i < 101 ? factor * n * (n + 1) / 2 : values[i]);
+  }
+  std::size_t first = 0;
+  for (const std::size_t count : {50, 0, 1, 50}) {
+    collectives.start_sum(values.data() + first, count);
+    first += count;
+  }
+  collectives.join();
+  collectives.wait();
+  EXPECT_EQ(values, expected);
+}
+
 inline void check_all(DeviceCollectives& collectives, const Communicator& comm) {
   for (const std::size_t count : {0, 1, 2, 3, 7, 100, 101}) check_sum(collectives, comm, count);
   for (const std::size_t bytes : {0, 1, 7, 8, 9, 24, 799, 801}) check_broadcast(collectives, comm, bytes);
+  check_started_sums(collectives, comm);
 }
 
 }  // namespace gptq::test

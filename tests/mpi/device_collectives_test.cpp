@@ -56,6 +56,7 @@ struct FakeCopies {
 
 TEST(HostCollectives, SumsAndBroadcasts) {
   const auto collectives = make_host_collectives(world());
+  EXPECT_FALSE(collectives->overlaps());
   check_all(*collectives, world());
   collectives->check();
   collectives->wait();
@@ -68,6 +69,7 @@ TEST(StagedCollectives, SumsAndBroadcastsOverPieceBorders) {
     const auto collectives = make_staged_collectives(world(), fake.copies(), piece);
     check_all(*collectives, world());
     EXPECT_LE(fake.largest, piece);
+    EXPECT_FALSE(collectives->overlaps());
   }
 }
 

@@ -30,6 +30,7 @@ void forget_faults();
 struct Calls {
   std::atomic<int> aborted = 0, finalized = 0, destroyed = 0;
   std::atomic<int> events = 0;  ///< that exist
+  std::atomic<int> queues = 0;  ///< that exist and were made by the plugin
 };
 Calls& calls();
 

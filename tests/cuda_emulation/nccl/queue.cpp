@@ -1,9 +1,12 @@
 // Queues, events and memory of the device.
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -35,9 +38,9 @@ struct CUstream_st {
   }
 };
 
+/// Who waits for an event waits for its last record before that.
 struct CUevent_st {
-  std::atomic<int> recorded = 0;
-  std::atomic<int> reached = 0;
+  std::shared_ptr<std::atomic<bool>> reached = std::make_shared<std::atomic<bool>>(true);
 };
 
 namespace nccl_emulation {
@@ -116,6 +119,31 @@ cudaError_t cudaStreamSynchronize(cudaStream_t queue) {
   return faults().kernel_fault ? cudaErrorIllegalAddress : cudaSuccess;
 }
 
+cudaError_t cudaDeviceGetStreamPriorityRange(int* lowest, int* highest) {
+  *lowest = 0;
+  *highest = -5;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* queue, unsigned, int) {
+  *queue = make_queue();
+  ++calls().queues;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t queue) {
+  destroy_queue(queue);
+  --calls().queues;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t queue, cudaEvent_t event, unsigned) {
+  submit(queue, [reached = event->reached] {
+    while (!*reached) std::this_thread::sleep_for(std::chrono::microseconds(50));
+  });
+  return cudaSuccess;
+}
+
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   *event = new CUevent_st;
   ++calls().events;
@@ -129,12 +157,12 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t queue) {
-  const int number = ++event->recorded;
-  submit(queue, [=] { event->reached = number; });
+  event->reached = std::make_shared<std::atomic<bool>>(false);
+  submit(queue, [reached = event->reached] { *reached = true; });
   return cudaSuccess;
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (faults().kernel_fault) return cudaErrorIllegalAddress;
-  return event->reached == event->recorded ? cudaSuccess : cudaErrorNotReady;
+  return *event->reached ? cudaSuccess : cudaErrorNotReady;
 }

@@ -48,6 +48,7 @@ class Nccl : public testing::Test {
   void TearDown() override {
     collectives_.reset();
     EXPECT_EQ(calls().events, 0);
+    EXPECT_EQ(calls().queues, 0);
     nccl_emulation::destroy_queue(queue_);
     nccl_emulation::forget_faults();
     world().barrier();
@@ -138,6 +139,130 @@ TEST_F(Nccl, OwnKernelsTakeTheirTime) {
   cudaStreamSynchronize(queue_);
   nccl.check();
   EXPECT_EQ(values_[0], comm_.size() * comm_.size());
+}
+
+TEST_F(Nccl, KernelsRunBesideStartedSumsUntilTheyAreJoined) {
+  DeviceCollectives& nccl = start(30);
+  EXPECT_TRUE(nccl.overlaps());
+  std::vector<std::int64_t> beside, after;
+  world().barrier();
+  if (last()) sleep_for(0.5);
+  nccl_emulation::submit(queue_, [&] { std::fill(values_.begin(), values_.begin() + 50, comm_.rank() + 1); });
+  nccl.start_sum(values_.data(), 50);
+  nccl_emulation::submit(queue_, [&] { std::fill(values_.begin() + 50, values_.end(), 3); });
+  nccl.start_sum(values_.data() + 50, 50);
+  nccl_emulation::submit(queue_, [&] { beside.assign(1, 5); });
+  const Stopwatch waited;
+  cudaStreamSynchronize(queue_);
+  EXPECT_EQ(beside.size(), 1u);
+  EXPECT_LT(waited.seconds(), 0.3) << "kernels waited for the last rank";
+  nccl.join();
+  nccl_emulation::submit(queue_, [&] { after = values_; });
+  EXPECT_LT(waited.seconds(), 0.3) << "the host waited for the last rank";
+  cudaStreamSynchronize(queue_);
+  const std::int64_t n = comm_.size();
+  std::vector<std::int64_t> expected(100, 3 * n);
+  std::fill(expected.begin(), expected.begin() + 50, n * (n + 1) / 2);
+  EXPECT_EQ(after, expected);
+  nccl.wait();
+}
+
+TEST_F(Nccl, AStartedSumComesAfterTheKernelsBeforeIt) {
+  DeviceCollectives& nccl = start();
+  nccl_emulation::submit(queue_, [&] {
+    sleep_for(1.3 * kQuick.timeout);
+    std::fill(values_.begin(), values_.end(), 2);
+  });
+  nccl.start_sum(values_.data(), values_.size());
+  nccl.join();
+  cudaStreamSynchronize(queue_);
+  nccl.check();
+  EXPECT_EQ(values_, std::vector<std::int64_t>(100, 2 * comm_.size()));
+}
+
+TEST_F(Nccl, StartedSumsKeepTheirOrderWithOtherOperations) {
+  DeviceCollectives& nccl = start(30);
+  nccl.join();  // of nothing
+  const std::int64_t n = comm_.size();
+  nccl.start_sum(values_.data(), 100);
+  nccl.all_reduce_sum(values_.data(), 100);
+  nccl.start_sum(values_.data(), 50);
+  nccl.broadcast(values_.data(), 800, 0);
+  std::vector<std::int64_t> after;
+  nccl_emulation::submit(queue_, [&] { after = values_; });  // no join: the broadcast came after all of them
+  cudaStreamSynchronize(queue_);
+  std::vector<std::int64_t> expected(100, n * n);
+  std::fill(expected.begin(), expected.begin() + 50, n * n * n);
+  EXPECT_EQ(after, expected);
+  nccl.wait();
+  nccl.join();
+  nccl.start_sum(values_.data(), 0);
+  nccl.join();
+}
+
+TEST_F(Nccl, ARankThatDoesNotComeToAStartedSumIsNamed) {
+  if (alone()) GTEST_SKIP() << "needs two ranks";
+  DeviceCollectives& nccl = start();
+  if (last()) {
+    sleep_for(2 * kBound);
+  } else {
+    bool beside = false, after = false;
+    nccl.start_sum(values_.data(), 50);
+    nccl_emulation::submit(queue_, [&] { beside = true; });
+    nccl.start_sum(values_.data() + 50, 50);
+    const Stopwatch waited;
+    cudaStreamSynchronize(queue_);
+    EXPECT_TRUE(beside);
+    EXPECT_LT(waited.seconds(), 0.5 * kQuick.timeout);
+    nccl.join();
+    nccl_emulation::submit(queue_, [&] { after = true; });
+    cudaStreamSynchronize(queue_);
+    EXPECT_TRUE(after) << "who waits for the kernels' queue is freed";
+    EXPECT_LT(waited.seconds(), kQuick.timeout + 1);
+    const std::string text = thrown<CommError>([&] { nccl.wait(); });
+    EXPECT_THAT(text, HasSubstr("NCCL's sum #2 of 400 bytes did not finish in "));
+    if (comm_.is_root()) {
+      EXPECT_THAT(text, HasSubstr("did not come to collective operation"));
+    }
+    const auto same = HasSubstr("NCCL's sum #2 of 400 bytes did not finish in ");
+    EXPECT_THAT(thrown<CommError>([&] { nccl.start_sum(values_.data(), 1); }), same) << "it stays failed";
+    EXPECT_THAT(thrown<CommError>([&] { nccl.join(); }), same);
+  }
+}
+
+TEST_F(Nccl, AStartedSumThatFailsIsToldByTheNextCall) {
+  faults().error_at = 3;
+  DeviceCollectives& nccl = start();
+  nccl.start_sum(values_.data(), 50);
+  nccl.start_sum(values_.data() + 50, 50);
+  nccl_emulation::submit(queue_, [] { sleep_for(0.5); });
+  cudaStreamSynchronize(queue_);
+  EXPECT_THAT(
+      thrown<CommError>([&] { nccl.join(); }),
+      AllOf(HasSubstr("NCCL failed while at work on sum #3 of 400 bytes"), HasSubstr("emulated fault")));
+  EXPECT_EQ(aborted(), 1);
+}
+
+TEST_F(Nccl, AKernelThatFailsBesideAStartedSumIsTheDevicesError) {
+  DeviceCollectives& nccl = start();
+  nccl.start_sum(values_.data(), 100);
+  faults().kernel_fault = true;
+  EXPECT_THAT(thrown<DeviceError>([&] {
+                nccl.join();
+                nccl.wait();
+              }),
+              AllOf(HasSubstr("cudaErrorIllegalAddress"), HasSubstr("sum #2")));
+  faults().kernel_fault = false;
+  EXPECT_EQ(aborted(), 1);
+}
+
+TEST_F(Nccl, StartedSumsThatNobodyJoinsDoNotHangTheEnd) {
+  DeviceCollectives& nccl = start();
+  nccl_emulation::submit(queue_, [] { sleep_for(0.2); });
+  nccl.start_sum(values_.data(), values_.size());
+  collectives_.reset();
+  EXPECT_EQ(values_[5], comm_.size());
+  EXPECT_EQ(finalized(), 1);
 }
 
 TEST_F(Nccl, ARankThatIsLateButInTimeIsNoError) {
