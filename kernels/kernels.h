@@ -56,6 +56,11 @@ struct RotaryTable {
   const float* sin = nullptr;
 };
 
+/// Some neighbouring panels of a triangle: [first, end).
+struct PanelRange {
+  std::int64_t first = 0, end = 0;
+};
+
 /// Upper triangle of a symmetric n×n matrix of integers, cut into panels of kPanel rows: panel p holds rows
 /// [p*kPanel, ...) and columns [p*kPanel, n), row-major, one panel after the other.
 struct TriangularPanels {
@@ -65,6 +70,10 @@ struct TriangularPanels {
   /// Index of panel p's first element.
   static std::int64_t offset(std::int64_t n, std::int64_t panel) {
     return panel * kPanel * n - kPanel * kPanel * panel * (panel - 1) / 2;
+  }
+  /// Elements of some panels, which lie one after the other from offset(n, range.first) on.
+  static std::int64_t size(std::int64_t n, PanelRange range) {
+    return (range.end < panels(n) ? offset(n, range.end) : size(n)) - offset(n, range.first);
   }
   /// Elements of the whole: the offset just after the last (possibly lower) panel.
   static std::int64_t size(std::int64_t n) {
@@ -200,9 +209,18 @@ class Kernels {
 
   /// maximum[c] = max(maximum[c], max_r |x(r, c)|), maximum: (cols) floats >= 0. NaN in x gives NaN.
   virtual void column_max(const Matrix& x, float* maximum) = 0;
-  /// sum += round(2^(exponents[i]+exponents[j]) · (XᵀX)_ij) over the upper triangle, the product of this
-  /// chunk taken in f32. x: (rows, n) of compute type; exponents: host; sum: TriangularPanels of size(n).
-  virtual void accumulate_hessian(const Matrix& x, std::span<const int> exponents, std::int64_t* sum) = 0;
+  /// How the panels of n columns are dealt out to calls of accumulate_hessian: in order, and none left out. A
+  /// function of n alone. More than one where the sum of a range over the ranks may be under way while the
+  /// next range is multiplied.
+  virtual std::vector<PanelRange> hessian_ranges(std::int64_t n) const {
+    return {{0, TriangularPanels::panels(n)}};
+  }
+  /// sum += round(2^(exponents[i]+exponents[j]) · (XᵀX)_ij) over a range of the upper triangle's panels, the
+  /// product of this chunk taken in f32. x: (rows, n) of compute type; exponents: host; sum: TriangularPanels
+  /// of size(n), of which only the range is touched. The range may decide bits: so a job uses those of
+  /// hessian_ranges and no other, in any order.
+  virtual void accumulate_hessian(const Matrix& x, std::span<const int> exponents, PanelRange range,
+                                  std::int64_t* sum) = 0;
 
   // ---- solve
   // -------------------------------------------------------------------------------------------------
@@ -221,5 +239,12 @@ class Kernels {
                                                 const SolveColumns& columns, const float* r, double damping,
                                                 const SolveOptions& options) = 0;
 };
+
+/// All of a chunk's products, range by range.
+inline void accumulate_hessian(Kernels& kernels, const Matrix& x, std::span<const int> exponents,
+                               std::int64_t* sum) {
+  for (const PanelRange& range : kernels.hessian_ranges(x.cols))
+    kernels.accumulate_hessian(x, exponents, range, sum);
+}
 
 }  // namespace gptq

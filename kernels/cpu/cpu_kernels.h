@@ -32,7 +32,8 @@ class CpuKernels final : public Kernels {
   bool all_finite(const Matrix& x) override;
 
   void column_max(const Matrix& x, float* maximum) override;
-  void accumulate_hessian(const Matrix& x, std::span<const int> exponents, std::int64_t* sum) override;
+  void accumulate_hessian(const Matrix& x, std::span<const int> exponents, PanelRange range,
+                          std::int64_t* sum) override;
 
   void hessian_diagonal(const std::int64_t* sum, std::span<const int> exponents, double scale,
                         std::span<double> diagonal) override;

@@ -104,10 +104,10 @@ struct Tile {
   std::int64_t panel, col, cols;
 };
 
-/// Output tiles, a function of n alone; the large ones first.
-std::vector<Tile> tiles_of(std::int64_t n) {
+/// Output tiles, the same whatever the range; the large ones first.
+std::vector<Tile> tiles_of(std::int64_t n, PanelRange range) {
   std::vector<Tile> tiles;
-  for (std::int64_t panel = 0; panel < TriangularPanels::panels(n); ++panel)
+  for (std::int64_t panel = range.first; panel < range.end; ++panel)
     for (std::int64_t col = panel * kPanel; col < n; col += kTileColumns)
       tiles.push_back({panel, col, std::min(kTileColumns, n - col)});
   std::stable_sort(tiles.begin(), tiles.end(), [](const Tile& a, const Tile& b) { return a.cols > b.cols; });
@@ -137,10 +137,12 @@ void CpuKernels::column_max(const Matrix& x, float* maximum) {
   });
 }
 
-void CpuKernels::accumulate_hessian(const Matrix& x, std::span<const int> exponents, std::int64_t* sum) {
+void CpuKernels::accumulate_hessian(const Matrix& x, std::span<const int> exponents, PanelRange range,
+                                    std::int64_t* sum) {
   GPTQ_EXPECT(static_cast<std::int64_t>(exponents.size()) == x.cols);
   GPTQ_EXPECT(x.dtype == DType::f32 || x.dtype == DType::bf16);
-  if (x.rows == 0 || x.cols == 0) return;
+  GPTQ_EXPECT(range.first >= 0 && range.end <= TriangularPanels::panels(x.cols));
+  if (x.rows == 0 || range.first >= range.end) return;
   const std::int64_t n = x.cols;
 
   // Where a product of two columns could leave f32's range the columns are scaled before it, else (cheaper)
@@ -160,7 +162,7 @@ void CpuKernels::accumulate_hessian(const Matrix& x, std::span<const int> expone
   if (whole < x.rows) tail = padded_tail(source, whole);
   const Chunk chunk{x.dtype, whole, source.data, source.stride, tail.data()};
 
-  const std::vector<Tile> tiles = tiles_of(n);
+  const std::vector<Tile> tiles = tiles_of(n, range);
   parallel_for(threads_, static_cast<std::int64_t>(tiles.size()), [&](std::int64_t i) {
     const Tile& tile = tiles[static_cast<std::size_t>(i)];
     const std::int64_t row = tile.panel * kPanel;

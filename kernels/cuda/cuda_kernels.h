@@ -39,7 +39,9 @@ class CudaKernels final : public Kernels {
   bool all_finite(const Matrix& x) override;
   // hessian.cu
   void column_max(const Matrix& x, float* maximum) override;
-  void accumulate_hessian(const Matrix& x, std::span<const int> exponents, std::int64_t* sum) override;
+  std::vector<PanelRange> hessian_ranges(std::int64_t n) const override;
+  void accumulate_hessian(const Matrix& x, std::span<const int> exponents, PanelRange range,
+                          std::int64_t* sum) override;
   // factor.cu
   void hessian_diagonal(const std::int64_t* sum, std::span<const int> exponents, double scale,
                         std::span<double> diagonal) override;

@@ -94,16 +94,17 @@ void add_stripe(const CudaContext& context, const float* product, std::int64_t s
 
 /// Stripe after stripe in one stream. A second stream would let a stripe be added while the next is
 /// multiplied, but the library's products leave no registers for other blocks on their multiprocessors.
-void accumulate_stripes(CudaContext& context, const Matrix& x, std::span<const float> scale,
+void accumulate_stripes(CudaContext& context, const Matrix& x, std::span<const float> scale, PanelRange range,
                         std::int64_t* sum) {
   const std::int64_t n = x.cols, height = hessian_stripe_rows(n);
   auto* const scale_there = static_cast<float*>(context.scratch(kScratchExponents, scale.size_bytes()));
   context.upload(scale_there, scale.data(), scale.size_bytes());
   auto* const product = static_cast<float*>(
       context.scratch(kScratchHessianProduct, static_cast<std::size_t>(height * padded(n)) * sizeof(float)));
-  for (std::int64_t row = 0; row < n; row += height) {
+  const std::int64_t end = std::min(range.end * TriangularPanels::kPanel, n);
+  for (std::int64_t row = range.first * TriangularPanels::kPanel; row < end; row += height) {
     GemmShape shape;
-    shape.m = std::min(height, n - row);
+    shape.m = std::min(height, end - row);
     shape.n = n - row;
     shape.k = x.rows;
     shape.transpose_a = true;
@@ -141,10 +142,13 @@ HessianMethod preferred_hessian_method(DType dtype) {
 }
 
 void accumulate_hessian(CudaContext& context, HessianMethod method, const Matrix& x,
-                        std::span<const int> exponents, std::int64_t* sum) {
+                        std::span<const int> exponents, PanelRange range, std::int64_t* sum) {
   GPTQ_EXPECT(static_cast<std::int64_t>(exponents.size()) == x.cols);
   GPTQ_EXPECT(x.dtype == DType::bf16 || (x.dtype == DType::f32 && method == HessianMethod::blas));
-  if (x.rows == 0 || x.cols == 0) return;
+  const std::int64_t panels = TriangularPanels::panels(x.cols);
+  GPTQ_EXPECT(range.first >= 0 && range.first % kRangeStep == 0);
+  GPTQ_EXPECT(range.end == panels || (range.end < panels && range.end % kRangeStep == 0));
+  if (x.rows == 0 || range.first >= range.end) return;
 
   // Where a product of two columns could leave f32's range the columns are scaled before it, else (cheaper)
   // after.
@@ -158,14 +162,33 @@ void accumulate_hessian(CudaContext& context, HessianMethod method, const Matrix
   }
   if (method == HessianMethod::fused) {
     // The padding is columns of zeros that no tile stores: the kernel may count whole pieces of 8.
-    accumulate_fused(context, source, scale, sum);
+    accumulate_fused(context, source, scale, range, sum);
   } else {
-    accumulate_stripes(context, source, scale, sum);
+    accumulate_stripes(context, source, scale, range, sum);
   }
 }
 
-void CudaKernels::accumulate_hessian(const Matrix& x, std::span<const int> exponents, std::int64_t* sum) {
-  cuda::accumulate_hessian(context_, preferred_hessian_method(x.dtype), x, exponents, sum);
+std::vector<PanelRange> CudaKernels::hessian_ranges(std::int64_t n) const {
+  // Every range is a launch that has to fill the GPU by itself: a narrow triangle has no work for many.
+  const std::int64_t wanted = n < 2048 ? 1 : n < 8192 ? 2 : 4;
+  const std::int64_t panels = TriangularPanels::panels(n);
+  std::vector<PanelRange> ranges;
+  std::int64_t first = 0;
+  // About equal shares, rounded up: that makes the last one the smallest, whose reduction nothing hides.
+  for (std::int64_t i = 1; i <= wanted; ++i) {
+    std::int64_t end = first;
+    while (end < panels && TriangularPanels::offset(n, end) * wanted < TriangularPanels::size(n) * i)
+      end += kRangeStep;
+    end = i == wanted ? panels : std::min(end, panels);
+    ranges.push_back({first, end});
+    first = end;
+  }
+  return ranges;
+}
+
+void CudaKernels::accumulate_hessian(const Matrix& x, std::span<const int> exponents, PanelRange range,
+                                     std::int64_t* sum) {
+  cuda::accumulate_hessian(context_, preferred_hessian_method(x.dtype), x, exponents, range, sum);
 }
 
 }  // namespace gptq::cuda

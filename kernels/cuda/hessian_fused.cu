@@ -18,12 +18,15 @@ constexpr int kTileGroup = 8;   // tile rows whose tiles follow each other: toge
 constexpr int kPatchStride = 72;  // floats; 64 and what keeps a warp's writes in different banks
 static_assert(kThreads / 32 * 16 * kPatchStride * sizeof(float) <= kSharedBytes);
 
-/// What the blocks share out among them: `tiles` tiles of `steps` steps each. The first `whole` (a multiple
-/// of the blocks) are taken in turns; the rest are cut into equal runs of steps, one a block. Each part of a
-/// tile is rounded to integers by itself and added atomically: in any order the sum is the same.
+/// `tiles` tiles of `steps` steps each, cut into units: the first `whole` tiles are one each, the steps of
+/// the rest are cut into `runs` equal runs. Where a tile is cut it is rounded to integers part by part, and
+/// every part is added atomically: in any order the sum is the same. So any block may take any unit, in turn:
+/// where a reduction over the ranks holds some multiprocessors, or gives them back, the others share what is
+/// left.
 struct Work {
   const unsigned* tile_of;  ///< (tiles) tile row << 16 | tile column
-  int tiles, whole, steps;
+  int tiles, whole, runs, steps;
+  int* next;  ///< the unit that nobody has taken yet
 };
 
 /// Rounds the warp's outputs and adds them to the sum. Through `patch`, 16×kPatchStride floats of this warp
@@ -73,35 +76,44 @@ __device__ inline void do_part(const Source& source, const Work& work, int tile,
   __syncthreads();  // the patches become stages again
 }
 
+/// Of all tiles' steps one after the other, the first of a run.
+__device__ inline int run_start(const Work& work, int run) {
+  const std::int64_t cut = static_cast<std::int64_t>(work.tiles - work.whole) * work.steps;
+  return work.whole * work.steps + static_cast<int>(cut * run / work.runs);
+}
+
 __global__ void __launch_bounds__(kThreads, 1)
     hessian_fused_kernel(Source source, Work work, const float* scale, unsigned long long* total) {
-  const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
-  const std::int64_t cut = static_cast<std::int64_t>(work.tiles - work.whole) * work.steps;
-  const std::int64_t cut_end = cut * (block + 1) / blocks;
-  std::int64_t at = cut * block / blocks;
-  int tile = block;
-  // One call for both kinds of parts: the code of a part is long.
-  while (tile < work.whole || at < cut_end) {
-    int part_tile = tile, begin = 0, end = work.steps;
-    if (tile < work.whole) {
-      tile += blocks;
-    } else {
-      part_tile = work.whole + static_cast<int>(at / work.steps);
-      begin = static_cast<int>(at % work.steps);
-      end = static_cast<int>(min(static_cast<std::int64_t>(work.steps), begin + cut_end - at));
-      at += end - begin;
+  __shared__ int taken;
+  while (true) {
+    if (threadIdx.x == 0) taken = atomicAdd(work.next, 1);
+    __syncthreads();
+    const int unit = taken;
+    __syncthreads();
+    if (unit >= work.whole + work.runs) break;
+    const int run = unit - work.whole;
+    int at = run < 0 ? unit * work.steps : run_start(work, run);
+    const int end = run < 0 ? at + work.steps : run_start(work, run + 1);
+    while (at < end) {
+      const int tile = at / work.steps, begin = at - tile * work.steps;
+      const int part = min(work.steps - begin, end - at);
+      do_part(source, work, tile, begin, begin + part, scale, total);
+      at += part;
     }
-    do_part(source, work, part_tile, begin, end, scale, total);
   }
 }
 
-/// All tiles that hold an element of the upper triangle. (What the panels store below it stays as it is:
-/// nobody reads it, and its tiles would cost 4 % more at n = 4096.)
-std::vector<unsigned> tiles_of(std::int64_t n) {
+/// All tiles that hold an element of the upper triangle's panels in the range. (What the panels store below
+/// it stays as it is: nobody reads it, and its tiles would cost 4 % more at n = 4096.)
+std::vector<unsigned> tiles_of(std::int64_t n, PanelRange range) {
+  constexpr std::int64_t panel = TriangularPanels::kPanel;
+  static_assert(kRangeStep * panel % kTileRows == 0);
   const auto first_col = [](std::int64_t tile_row) { return tile_row * kTileRows / kTileCols; };
-  const std::int64_t tile_rows = (n + kTileRows - 1) / kTileRows, tile_cols = (n + kTileCols - 1) / kTileCols;
+  const std::int64_t end_row = std::min(range.end * panel, n);
+  const std::int64_t tile_rows = (end_row + kTileRows - 1) / kTileRows;
+  const std::int64_t tile_cols = (n + kTileCols - 1) / kTileCols;
   std::vector<unsigned> tiles;
-  for (std::int64_t group = 0; group < tile_rows; group += kTileGroup)
+  for (std::int64_t group = range.first * panel / kTileRows; group < tile_rows; group += kTileGroup)
     for (std::int64_t col = first_col(group); col < tile_cols; ++col)
       for (std::int64_t row = group; row < std::min(group + kTileGroup, tile_rows); ++row)
         if (col >= first_col(row)) tiles.push_back(static_cast<unsigned>(row << 16 | col));
@@ -110,14 +122,14 @@ std::vector<unsigned> tiles_of(std::int64_t n) {
 
 }  // namespace
 
-void accumulate_fused(CudaContext& context, const Matrix& x, std::span<const float> scale,
+void accumulate_fused(CudaContext& context, const Matrix& x, std::span<const float> scale, PanelRange range,
                       std::int64_t* sum) {
   GPTQ_EXPECT(x.dtype == DType::bf16 && x.stride % 8 == 0 && x.stride >= (x.cols + 7) / 8 * 8);
   GPTQ_EXPECT(x.rows < (std::int64_t{1} << 30) && x.cols < 65535 * std::int64_t{kTileRows});
-  const std::vector<unsigned> tiles = tiles_of(x.cols);
+  const std::vector<unsigned> tiles = tiles_of(x.cols, range);
 
-  // One upload: scales, then tiles.
-  std::vector<unsigned> tables(scale.size() + tiles.size());
+  // One upload: scales, tiles, and the first unit to be taken: 0.
+  std::vector<unsigned> tables(scale.size() + tiles.size() + 1);
   std::memcpy(tables.data(), scale.data(), scale.size_bytes());
   std::copy(tiles.begin(), tiles.end(), tables.begin() + static_cast<std::ptrdiff_t>(scale.size()));
   auto* const there =
@@ -126,13 +138,16 @@ void accumulate_fused(CudaContext& context, const Matrix& x, std::span<const flo
 
   Work work{};
   work.tile_of = there + scale.size();
+  work.next = reinterpret_cast<int*>(there + tables.size() - 1);
   work.tiles = static_cast<int>(tiles.size());
   work.steps = static_cast<int>((x.rows + kStep - 1) / kStep);
-  // The cut depends on the shape and on the kind of GPU, like the library's products.
+  GPTQ_EXPECT(std::int64_t{work.tiles} * work.steps < std::int64_t{1} << 31);
+  // The cut depends on the shape, the range and the kind of GPU, like the library's products.
   const std::int64_t useful = (std::int64_t{work.tiles} * work.steps + kLeastSteps - 1) / kLeastSteps;
   const int blocks = static_cast<int>(std::min<std::int64_t>(context.multiprocessors(), useful));
   const int rounds = work.tiles / blocks;
   work.whole = (work.tiles % blocks == 0 ? rounds : std::max(rounds - 1, 0)) * blocks;
+  work.runs = work.whole == work.tiles ? 0 : blocks;
 
   const Source source{x.row<const bfloat16>(0), x.stride, static_cast<int>(x.rows), static_cast<int>(x.cols)};
   launch(context, hessian_fused_kernel, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), kSharedBytes,

@@ -45,7 +45,7 @@ Activations::Activations(Backend& backend, const CalibrationData& data, std::vec
   const std::size_t element = size_of(compute_);
   x_ =
       RowStore(backend_, static_cast<std::size_t>(tokens() * max_width_) * element, room_.place, room_.spill);
-  if (hidden_.resident() && x_.resident()) return;
+  if (resident()) return;
   for (Slot& slot : slots_) {
     slot.hidden = backend_.allocate(static_cast<std::size_t>(largest * hidden_size_) * sizeof(float));
     slot.x = backend_.allocate(static_cast<std::size_t>(largest * max_width_) * element);
@@ -82,7 +82,7 @@ void Activations::visit(const Use& use, const Step& step) {
 
 void Activations::visit(const std::vector<std::size_t>& chunks, const Use& use, const Step& step) {
   GPTQ_EXPECT(use.x_width <= max_width_ && use.next_width <= max_width_);
-  if (hidden_.resident() && x_.resident()) return visit_resident(chunks, use, step);
+  if (resident()) return visit_resident(chunks, use, step);
   visit_staged(chunks, use, step);
 }
 

@@ -31,6 +31,8 @@ class Activations {
   std::int64_t tokens() const { return first_row_.back(); }
   std::int64_t hidden_size() const { return hidden_size_; }
   DType compute() const { return compute_; }
+  /// Do kernels work on them where they lie, so that a second visit costs no copies?
+  bool resident() const { return hidden_.resident() && x_.resident(); }
   /// Token ids of the chunk's samples, one after the other.
   std::vector<std::int32_t> ids(std::size_t i, const CalibrationData& data) const;
 

@@ -84,7 +84,9 @@ StageSolver::StageSolver(Backend& backend, Communicator& comm, DeviceCollectives
 HessianSum StageSolver::accumulate(Activations& activations, std::int64_t width, std::vector<float> maximum,
                                    PartialSum before, const OnRound& on_round) {
   const std::vector<std::size_t> unsummed = chunks_to_sum(activations, before.done_anywhere);
-  std::vector<std::int64_t> rounds{std::min(kMostRounds, static_cast<std::int64_t>(unsummed.size()))};
+  // The last round is where the reduction starts: there is one even where nothing is left to be summed.
+  const auto left = static_cast<std::int64_t>(unsummed.size());
+  std::vector<std::int64_t> rounds{std::clamp(left, std::int64_t{1}, kMostRounds)};
   {
     const auto scope = phases_.in("reduce");
     comm_.all_reduce_max(maximum);
@@ -94,25 +96,53 @@ HessianSum StageSolver::accumulate(Activations& activations, std::int64_t width,
   if (!before.panels.empty()) {
     GPTQ_EXPECT(before.panels.size() == sum.count());
     backend_.upload(sum.values(), before.panels.data(), sum.panels.size());
+    before.panels = {};
   }
+  const std::vector<PanelRange> ranges = backend_.kernels().hessian_ranges(width);
+  // The order of the collectives must be the same on all ranks, wherever their activations lie.
+  const bool overlapped = comm_.size() > 1 && ranges.size() > 1 && device_comm_.overlaps();
   for (std::int64_t round = 0; round < rounds[0]; ++round) {
     if (round > 0) on_round(sum, before.chunks);
     const auto scope = phases_.in("hessian");
     const auto bound = [&](std::int64_t r) {
       return unsummed.begin() + static_cast<std::int64_t>(unsummed.size()) * r / rounds[0];
     };
-    Activations::Use use;
-    use.x_width = width;
-    activations.visit({bound(round), bound(round + 1)}, use,
-                      [&](std::size_t i, const Matrix&, const Matrix& x, const Matrix&) {
-                        backend_.kernels().accumulate_hessian(x, sum.exponents, sum.values());
-                        before.chunks.push_back(activations.chunk(i).index);
-                      });
+    const std::vector<std::size_t> positions(bound(round), bound(round + 1));
+    const bool reduces = overlapped && round + 1 == rounds[0];
+    // Chunks that have to be copied to the device pass through it once.
+    const std::size_t together = reduces && activations.resident() ? 1 : ranges.size();
+    for (std::size_t first = 0; first < ranges.size(); first += together) {
+      const std::span pass = std::span(ranges).subspan(first, together);
+      add_chunks(activations, positions, pass, sum);
+      if (reduces) start_sums(pass, sum);
+    }
+    for (const std::size_t i : positions) before.chunks.push_back(activations.chunk(i).index);
   }
   const auto scope = phases_.in("reduce");
-  device_comm_.all_reduce_sum(sum.values(), sum.count());
+  if (overlapped) {
+    device_comm_.join();
+  } else {
+    device_comm_.all_reduce_sum(sum.values(), sum.count());
+  }
   device_comm_.wait();
   return sum;
+}
+
+void StageSolver::add_chunks(Activations& activations, const std::vector<std::size_t>& positions,
+                             std::span<const PanelRange> ranges, const HessianSum& sum) {
+  Activations::Use use;
+  use.x_width = sum.n;
+  activations.visit(positions, use, [&](std::size_t, const Matrix&, const Matrix& x, const Matrix&) {
+    for (const PanelRange& range : ranges)
+      backend_.kernels().accumulate_hessian(x, sum.exponents, range, sum.values());
+  });
+}
+
+void StageSolver::start_sums(std::span<const PanelRange> ranges, const HessianSum& sum) {
+  for (const PanelRange& range : ranges) {
+    device_comm_.start_sum(sum.values() + TriangularPanels::offset(sum.n, range.first),
+                           static_cast<std::size_t>(TriangularPanels::size(sum.n, range)));
+  }
 }
 
 StageFactor StageSolver::factor(const HessianSum& sum) {

@@ -44,6 +44,9 @@ class StageSolver {
 
   /// H of the group's input. maximum: this rank's column magnitudes of x over its own chunks. before: what an
   /// earlier attempt has summed. The chunks are summed in a few rounds, with a call of on_round between them.
+  /// In the last round, where the collectives can work beside the kernels, one range of panels after the
+  /// other goes through all its chunks, and is summed over the ranks while the next is multiplied; the time
+  /// of that counts as "hessian", what is left of it afterwards as "reduce".
   HessianSum accumulate(Activations& activations, std::int64_t width, std::vector<float> maximum,
                         PartialSum before, const OnRound& on_round);
   /// Damps and factors on the root, then shares the factor.
@@ -54,6 +57,9 @@ class StageSolver {
                     std::int64_t block);
 
  private:
+  void add_chunks(Activations& activations, const std::vector<std::size_t>& positions,
+                  std::span<const PanelRange> ranges, const HessianSum& sum);
+  void start_sums(std::span<const PanelRange> ranges, const HessianSum& sum);
   SolvedRows solve_own_rows(const StageFactor& factor, const std::vector<LayerToQuantize>& layers);
   LayerStatistics statistics(const LayerToQuantize& layer, const StageFactor& factor,
                              std::int64_t block) const;

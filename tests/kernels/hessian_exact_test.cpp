@@ -57,8 +57,8 @@ TEST_P(HessianExactTest, SumsOfIntegersAreTheSameOnEveryBackend) {
 
     // In two chunks: the second adds to the first.
     const std::int64_t first = rows * 2 / 3;
-    kernels().accumulate_hessian(chunk.matrix().rows_from(0, first), sum.exponents, sum.values());
-    kernels().accumulate_hessian(chunk.matrix().rows_from(first, rows - first), sum.exponents, sum.values());
+    accumulate_hessian(kernels(), chunk.matrix().rows_from(0, first), sum.exponents, sum.values());
+    accumulate_hessian(kernels(), chunk.matrix().rows_from(first, rows - first), sum.exponents, sum.values());
 
     const std::vector<std::int64_t> got = test::panels_of(backend(), sum);
     const std::vector<std::int64_t> expected = exact_panels(x, sum.exponents);

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 
@@ -36,7 +37,7 @@ HessianSum start_sum(Backend& backend, const Matrix& x) {
 }
 
 void add(Backend& backend, const Matrix& x, const HessianSum& sum) {
-  backend.kernels().accumulate_hessian(x, sum.exponents, sum.values());
+  accumulate_hessian(backend.kernels(), x, sum.exponents, sum.values());
 }
 
 /// Largest |h - expected| in units of sqrt(h_ii h_jj).
@@ -121,6 +122,57 @@ TEST_P(HessianSumTest, ChunksMayComeInAnyOrderFromAnyRank) {
   const auto expected = upper_triangle(backend(), forward);
   const auto first = upper_triangle(backend(), ranks[0]), second = upper_triangle(backend(), ranks[1]);
   for (std::size_t k = 0; k < expected.size(); ++k) ASSERT_EQ(expected[k], first[k] + second[k]);
+}
+
+TEST_P(HessianSumTest, RangesMayComeChunkByChunkOrOneAfterTheOther) {
+  const std::int64_t n = 700;  // four panels, the last of 124 rows
+  const Array all = inputs(400, n, 7);
+  const TestMatrix x = on_device(all);
+  const Matrix chunks[] = {x.matrix().rows_from(0, 300), x.matrix().rows_from(300, 100)};
+  const PanelRange upper{0, 2}, lower{2, 4};
+  const HessianSum by_chunk = start_sum(backend(), x.matrix());
+  const HessianSum by_range = start_sum(backend(), x.matrix());
+  const auto add_range = [&](const Matrix& chunk, PanelRange range, const HessianSum& sum) {
+    kernels().accumulate_hessian(chunk, sum.exponents, range, sum.values());
+  };
+  for (const Matrix& chunk : chunks)
+    for (const PanelRange& range : {upper, lower}) add_range(chunk, range, by_chunk);
+
+  for (const Matrix& chunk : chunks) add_range(chunk, lower, by_range);
+  const auto lower_only = test::panels_of(backend(), by_range);
+  const auto border = lower_only.begin() + TriangularPanels::offset(n, lower.first);
+  EXPECT_EQ(std::count(lower_only.begin(), border, 0), border - lower_only.begin());
+  for (const Matrix& chunk : chunks) add_range(chunk, upper, by_range);
+  add_range(chunks[0], {2, 2}, by_range);  // of nothing
+  const auto both = test::panels_of(backend(), by_range);
+  EXPECT_TRUE(std::equal(border, lower_only.end(), both.begin() + (border - lower_only.begin())));
+
+  EXPECT_EQ(upper_triangle(backend(), by_range), upper_triangle(backend(), by_chunk));
+  EXPECT_LT(distance(to_hessian(backend(), by_range), all), test::tolerances_of(GetParam().backend).hessian);
+}
+
+TEST_P(HessianSumTest, RangesCoverAllPanelsInOrderAndEvenly) {
+  for (const std::int64_t n : {1, 192, 193, 2047, 2048, 3072, 4096, 8191, 8192, 14336, 53248}) {
+    const std::vector<PanelRange> ranges = kernels().hessian_ranges(n);
+    ASSERT_FALSE(ranges.empty());
+    const auto count = static_cast<std::int64_t>(ranges.size());
+    std::int64_t end = 0, total = 0;
+    for (const PanelRange& range : ranges) {
+      EXPECT_EQ(range.first, end) << n;
+      EXPECT_GT(range.end, range.first) << n;
+      EXPECT_LT(TriangularPanels::size(n, range) * count * 2, TriangularPanels::size(n) * 3) << n;
+      total += TriangularPanels::size(n, range);
+      end = range.end;
+    }
+    EXPECT_EQ(end, TriangularPanels::panels(n)) << n;
+    EXPECT_EQ(total, TriangularPanels::size(n)) << n;
+    if (n < 2048) {
+      EXPECT_EQ(count, 1) << n;
+    }
+    if (GetParam().backend == std::string("cpu")) {
+      EXPECT_EQ(count, 1) << n;
+    }
+  }
 }
 
 TEST_P(HessianSumTest, TheSameChunkGivesTheSameBits) {

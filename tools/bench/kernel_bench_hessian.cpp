@@ -56,8 +56,8 @@ Case hessian(const Bench& bench, std::int64_t tokens, std::int64_t n) {
           [&bench, tokens, n] {
             auto chunk = std::make_shared<Chunk>(make_chunk(bench, tokens, n));
             return Prepared{[&bench, chunk] {
-                              bench.kernels().accumulate_hessian(chunk->x.matrix, chunk->sum.exponents,
-                                                                 chunk->sum.values());
+                              accumulate_hessian(bench.kernels(), chunk->x.matrix, chunk->sum.exponents,
+                                                 chunk->sum.values());
                             },
                             {},
                             [&bench, chunk] { return diagonal_problem(diagonal_of(bench, chunk->sum)); }};
@@ -160,7 +160,7 @@ std::vector<double> diagonal_of(const Bench& bench, const HessianSum& sum) {
 
 HessianSum filled_sum(const Bench& bench, std::int64_t n) {
   Chunk chunk = make_chunk(bench, n + 256, n);
-  bench.kernels().accumulate_hessian(chunk.x.matrix, chunk.sum.exponents, chunk.sum.values());
+  accumulate_hessian(bench.kernels(), chunk.x.matrix, chunk.sum.exponents, chunk.sum.values());
   return std::move(chunk.sum);
 }
 
