@@ -46,9 +46,9 @@ JobConfig unusual_job() {
                       {"model\\.layers\\.[0-3]\\.", "q_proj"},
                       {"a: b", "#x", "'"},
                       5};
-  job.compute = {"cpu", "fp32", 3, 9};
+  job.compute = {"cpu", "fp32", 3, "disk", "/a place", 9};
   job.output = {"null", true, "gptq_v2", 1'000'000'000'000};
-  job.checkpoint = {false, "check point", 0.5, 3};
+  job.checkpoint = {false, "check point", 0.5, 3, "accept"};
   job.comm = {12.25};
   job.eval = {"\xc3\xa4\x01", {"a,b.h5", "[c].h5"}, 11};
   job.log = {"debug", "lines"};
