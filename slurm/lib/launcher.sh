@@ -5,14 +5,14 @@
 # the root, so one line means one world.
 srun_connects_ranks() {
   command -v srun >/dev/null || { why="there is no srun"; return 1; }
-  if ! srun --mpi=list 2>&1 | grep -qw "$GPTQ_HPC_SRUN_MPI"; then
+  if ! srun --mpi=list 2>&1 | grep -w "$GPTQ_HPC_SRUN_MPI" >/dev/null; then
     why="Slurm has no --mpi=$GPTQ_HPC_SRUN_MPI"
     return 1
   fi
   local output roots
   # shellcheck disable=SC2086
   if ! output="$(timeout -k 5 60 srun --mpi="$GPTQ_HPC_SRUN_MPI" $GPTQ_HPC_SRUN_OPTIONS "$GPTQ_HPC_PROGRAM" --version 2>&1)"; then
-    why="a trial of srun --mpi=$GPTQ_HPC_SRUN_MPI failed ($(grep -v '^ *$' <<<"$output" | head -n 1))"
+    why="a trial of srun --mpi=$GPTQ_HPC_SRUN_MPI failed ($(grep -v '^ *$' <<<"$output" | sed -n 1p))"
     return 1
   fi
   roots="$(grep -c '^gptq-hpc ' <<<"$output")"

@@ -30,7 +30,7 @@ root="$work/root"
 mkdir -p "$root"/{bin,lib64,lib/x86_64-linux-gnu,tmp,proc,sys,dev,etc,opt,elsewhere}
 cp -L /lib64/ld-linux-x86-64.so.2 "$root/lib64/"
 for library in libc libm libdl librt libpthread libutil libresolv; do
-  path="$(ldconfig -p | awk -v name="$library" '$1 ~ "^" name "\\.so\\.[0-9]$" && /x86-64/ { print $NF; exit }')"
+  path="$(ldconfig -p | awk -v name="$library" '!found && $1 ~ "^" name "\\.so\\.[0-9]$" && /x86-64/ { print $NF; found = 1 }')"
   [ -z "$path" ] || cp -L "$path" "$root/lib/x86_64-linux-gnu/"
 done
 cp "$busybox" "$root/bin/busybox"

@@ -50,8 +50,8 @@ llama_job() {
   value quantization_seconds "$seconds"
   note "quantization $seconds s of $(json_number "$report" seconds) s in all"
   # The members of "memory": {"device": {...}}.
-  predicted="$(sed -n '/"device": {/,/}/s/.*"predicted_bytes": *\([0-9]*\).*/\1/p' "$report" | head -n 1)"
-  actual="$(sed -n '/"device": {/,/}/s/.*"actual_bytes": *\([0-9]*\).*/\1/p' "$report" | head -n 1)"
+  predicted="$(sed -n '/"device": {/,/}/s/.*"predicted_bytes": *\([0-9]*\).*/\1/p' "$report" | sed -n 1p)"
+  actual="$(sed -n '/"device": {/,/}/s/.*"actual_bytes": *\([0-9]*\).*/\1/p' "$report" | sed -n 1p)"
   if [ -n "$actual" ] && [ -n "$predicted" ]; then
     value device_predicted_bytes "$predicted"
     value device_actual_bytes "$actual"

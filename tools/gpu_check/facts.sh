@@ -4,7 +4,7 @@ step_facts() {
   local plugin="$ROOT/lib/gptq-hpc/gptq_hpc_cuda.so" missing
   fact bundle "$("$GPTQ_HPC" --version | paste -s -d ' ')"
   fact host "$(uname -srm), glibc $(getconf GNU_LIBC_VERSION 2>/dev/null | cut -d ' ' -f 2)"
-  fact cpu "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) cores"
+  fact cpu "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | sed -n 1p), $(nproc) cores"
   fact memory "$(awk '/^MemTotal/ { printf "%.0f GB", $2 / 1e6 }' /proc/meminfo), $(df -P --block-size=1G "$WORK" | awk 'NR == 2 { print $4 }') GB free in $(dirname "$WORK")"
   if $REHEARSAL; then
     fact gpu "none: rehearsal with $(basename "$GPTQ_HPC_CUDA_PLUGIN")"

@@ -15,7 +15,7 @@ expect() {
   elif ! grep -qiE "$text" "$STEP/fault.log"; then
     failure "$name: the message does not say \"$text\""
   else
-    note "$name: code $code, $(grep -iE "$text" "$STEP/fault.log" | head -n 1 | cut -c 1-200)"
+    note "$name: code $code, $(grep -iE "$text" "$STEP/fault.log" | sed -n 1p | cut -c 1-200)"
   fi
 }
 limited() { timeout --kill-after=5 60 "$@"; }

@@ -16,8 +16,8 @@ GPTQ_HPC="$ROOT/bin/gptq-hpc"
 MODEL="$WORK/model"
 
 # json_number FILE KEY: the first number of this name in a file that our programs wrote, a key a line.
-json_number() { sed -n "s/^ *\"$2\": *\(-\{0,1\}[0-9][-+0-9.eE]*\),\{0,1\}\$/\1/p" "$1" | head -n 1; }
-json_string() { sed -n "s/^ *\"$2\": *\"\(.*\)\",\{0,1\}\$/\1/p" "$1" | head -n 1; }
+json_number() { sed -n "s/^ *\"$2\": *\(-\{0,1\}[0-9][-+0-9.eE]*\),\{0,1\}\$/\1/p" "$1" | sed -n 1p; }
+json_string() { sed -n "s/^ *\"$2\": *\"\(.*\)\",\{0,1\}\$/\1/p" "$1" | sed -n 1p; }
 
 short() { printf '%.6g' "$1"; }
 

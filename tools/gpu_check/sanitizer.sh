@@ -30,7 +30,7 @@ sanitize() {
   sanitizer="$(sanitizer_path compute-sanitizer)" || skip "no compute-sanitizer on this machine"
   [ -x "$program" ] || skip "kernel_tests is not in this bundle"
   # Our kernels alone: the libraries' are not ours to check, and slow to.
-  if "$sanitizer" --help 2>&1 | grep -q -- --kernel-regex; then options=(--kernel-regex kns=gptq); fi
+  if "$sanitizer" --help 2>&1 | grep -- --kernel-regex >/dev/null; then options=(--kernel-regex kns=gptq); fi
   GPTQ_HPC_REQUIRE_CUDA=1 "$sanitizer" --tool "$tool" "${options[@]}" --error-exitcode 99 --print-limit 20 "$@" \
     "$program" --gtest_filter="$SANITIZED" --gtest_color=no >"$STEP/sanitizer.log" 2>&1 || code=$?
   grep -E '^=====|FAILED|PASSED|tests ran' "$STEP/sanitizer.log" | tail -n 300 || true

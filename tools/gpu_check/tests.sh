@@ -15,7 +15,7 @@ gtest_run() {
   value skipped "${skipped:-0}"
   note "${passed:-0} passed, ${failed:-0} failed, ${skipped:-0} skipped"
   if [ "${failed:-0}" -gt 0 ]; then
-    failure "$(sed -n '/listed below/,$s/^\[  FAILED  \] \([^ ,]*\).*/\1/p' "$STEP/gtest.log" | sort -u | head -n 12 | paste -s -d ' ')"
+    failure "$(sed -n '/listed below/,$s/^\[  FAILED  \] \([^ ,]*\).*/\1/p' "$STEP/gtest.log" | sort -u | sed -n 1,12p | paste -s -d ' ')"
   elif [ "$code" -ne 0 ]; then
     failure "ended with code $code after $(sed -n 's/^\[ RUN *\] //p' "$STEP/gtest.log" | tail -n 1)"
   fi

@@ -42,7 +42,7 @@ add_libraries() {
 # The licence that the distribution keeps beside a library's package.
 add_licence() {
   local package
-  package="$(dpkg-query --search "$(readlink -f "$1")" 2>/dev/null | head -n 1 | cut -d : -f 1)" || return 0
+  package="$(dpkg-query --search "$(readlink -f "$1")" 2>/dev/null | sed -n 1p | cut -d : -f 1)" || return 0
   [ -z "$package" ] || [ ! -r "/usr/share/doc/$package/copyright" ] || cp -L "/usr/share/doc/$package/copyright" "$root/share/licenses/$package"
 }
 

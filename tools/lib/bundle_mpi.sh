@@ -6,12 +6,12 @@
 LEFT_OUT='_(ofi|openib|psm|psm2|ucx|monitoring|flux|jsm|simulator|bzip|ompio|romio[0-9]*|ufs|posix_fbtl|pstrg)\.so$|/mca_(fbtl|fcoll|fs|io|sharedfp|atomic|memheap|scoll|spml|sshmem|crs|vprotocol|compress)_|dbg_msgq'
 
 # ompi_path KEY: a directory as ompi_info tells it.
-ompi_path() { ompi_info --path all --parsable | awk -F : -v key="$1" '$1 == "path" && $2 == key { print $3; exit }'; }
+ompi_path() { ompi_info --path all --parsable | awk -F : -v key="$1" '!found && $1 == "path" && $2 == key { print $3; found = 1 }'; }
 
 add_mpi() {
   local component library pmix
-  [[ "$(mpirun --version 2>&1 | head -n 1)" == *"Open MPI) 4.1."* ]] \
-    || die "bundles are made with Open MPI 4.1; this machine has: $(mpirun --version 2>&1 | head -n 1)"
+  [[ "$(mpirun --version 2>&1 | sed -n 1p)" == *"Open MPI) 4.1."* ]] \
+    || die "bundles are made with Open MPI 4.1; this machine has: $(mpirun --version 2>&1 | sed -n 1p)"
   add_program "$(readlink -f "$(command -v mpirun)")" mpirun
   add_program "$(readlink -f "$(command -v orted)")" orted
   mkdir -p "$root/lib/openmpi" "$root/lib/pmix" "$root/share/openmpi" "$root/share/pmix"

@@ -245,6 +245,7 @@ TEST_F(Nccl, AStartedSumThatFailsIsToldByTheNextCall) {
 
 TEST_F(Nccl, AKernelThatFailsBesideAStartedSumIsTheDevicesError) {
   DeviceCollectives& nccl = start();
+  nccl_emulation::submit(queue_, [] { sleep_for(0.3); });  // so that the sum is not done before the fault
   nccl.start_sum(values_.data(), 100);
   faults().kernel_fault = true;
   EXPECT_THAT(thrown<DeviceError>([&] {
