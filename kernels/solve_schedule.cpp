@@ -27,6 +27,19 @@ void check(const SolveColumns& columns, const SolveOptions& options) {
 
 }  // namespace
 
+QuantizedRows make_quantized_rows(std::int64_t rows, const SolveColumns& columns) {
+  QuantizedRows result;
+  result.rows = rows;
+  const auto count = static_cast<std::size_t>(rows);
+  result.codes.resize(count * static_cast<std::size_t>(columns.n));
+  result.scales.resize(count * static_cast<std::size_t>(columns.groups));
+  result.zeros.resize(result.scales.size());
+  for (auto* numbers : {&result.solve_loss, &result.output_error, &result.output_norm, &result.weight_error,
+                        &result.weight_norm})
+    numbers->resize(count);
+  return result;
+}
+
 SolveSchedule::SolveSchedule(const SolveColumns& columns_, const SolveOptions& options_)
     : columns(columns_), options(options_) {
   check(columns, options);

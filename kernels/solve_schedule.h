@@ -5,7 +5,8 @@
 
 #include "kernels/kernels.h"
 
-/// Private to kernels: in which pieces the columns of one solve are visited, by any backend.
+/// Private to kernels: what the solves of all backends share; above all, in which pieces the columns of one
+/// solve are visited.
 namespace gptq {
 
 /// Columns of a batch between two moments at which all of them must be up to date. Positions count visited
@@ -21,6 +22,9 @@ struct SolveBatch {
   std::int64_t count = 0;  ///< <= SolveOptions::kColumnBatch
   std::vector<SolveSegment> segments;
 };
+
+/// Results of the right sizes, all zeros.
+QuantizedRows make_quantized_rows(std::int64_t rows, const SolveColumns& columns);
 
 /// Borrows its arguments.
 struct SolveSchedule {

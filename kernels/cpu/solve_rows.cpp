@@ -11,19 +11,6 @@
 namespace gptq {
 namespace {
 
-QuantizedRows make_rows(std::int64_t rows, const SolveColumns& columns) {
-  QuantizedRows result;
-  result.rows = rows;
-  const auto count = static_cast<std::size_t>(rows);
-  result.codes.resize(count * static_cast<std::size_t>(columns.n));
-  result.scales.resize(count * static_cast<std::size_t>(columns.groups));
-  result.zeros.resize(result.scales.size());
-  for (auto* numbers : {&result.solve_loss, &result.output_error, &result.output_norm, &result.weight_error,
-                        &result.weight_norm})
-    numbers->resize(count);
-  return result;
-}
-
 HostTensor as_floats(const Matrix& weight) {
   HostTensor floats = make_tensor(DType::f32, {weight.rows, weight.cols});
   auto* to = reinterpret_cast<float*>(floats.storage.data());
@@ -75,7 +62,7 @@ std::vector<QuantizedRows> CpuKernels::solve_rows(std::span<const RowsToSolve> p
   for (const RowsToSolve& part : parts) {
     GPTQ_EXPECT(part.weight.cols == columns.n);
     weights.push_back(as_floats(part.weight));
-    results.push_back(make_rows(part.weight.rows, columns));
+    results.push_back(make_quantized_rows(part.weight.rows, columns));
   }
   const std::span<const float> factor(r, r == nullptr ? 0 : static_cast<std::size_t>(columns.n * columns.n));
   const SolvePlan plan(columns, factor, damping, options);

@@ -7,41 +7,12 @@
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/cuda_linear.h"
 #include "kernels/cuda/solve_memory.h"
+#include "kernels/cuda/solve_tables.h"
 #include "kernels/cuda/solve_tasks.h"
 #include "kernels/solve_schedule.h"
 
 namespace gptq::cuda {
 namespace {
-
-template <typename T>
-DeviceBuffer to_device(CudaContext& context, const std::vector<T>& values) {
-  DeviceBuffer buffer = context.allocate(std::max<std::size_t>(values.size(), 1) * sizeof(T));
-  if (!values.empty()) context.upload(buffer.data(), values.data(), values.size() * sizeof(T));
-  return buffer;
-}
-
-QuantizedRows make_result(std::int64_t rows, const SolveColumns& columns) {
-  QuantizedRows result;
-  result.rows = rows;
-  const auto count = static_cast<std::size_t>(rows);
-  result.codes.resize(count * static_cast<std::size_t>(columns.n));
-  result.scales.resize(count * static_cast<std::size_t>(columns.groups));
-  result.zeros.resize(result.scales.size());
-  for (auto* numbers : {&result.solve_loss, &result.output_error, &result.output_norm, &result.weight_error,
-                        &result.weight_norm})
-    numbers->resize(count);
-  return result;
-}
-
-/// What all slices share, on the device.
-struct Tables {
-  DeviceBuffer position, dead, group, weight, shrink;
-  DeviceBuffer parts;                        ///< SolveParts of all batches, one behind the other
-  std::vector<std::size_t> first;            ///< of each batch's parts
-  DeviceBuffer group_columns, group_starts;  ///< positions of all groups' columns; without refit
-  DeviceBuffer wide_starts;                  ///< (0, columns) for each segment that is solved ahead
-  DeviceBuffer inverse, pivot;
-};
 
 /// What a slice has of one part.
 struct PartRows {
@@ -77,9 +48,6 @@ class SliceSolver {
              std::vector<QuantizedRows>& results);
 
  private:
-  void make_tables();
-  void make_parts();
-  void make_triangles();
   void allocate_slice();
   void load(std::span<const PartRows> overlaps);
   void load_part(const PartRows& rows);
@@ -104,8 +72,7 @@ class SliceSolver {
   double damping_;
   std::int64_t n_, groups_, rows_;
   std::int64_t ahead_ = 0;  ///< columns of the widest group that is solved ahead
-  SolveGrid grid_;
-  Tables tables_;
+  SolveTables tables_;
   DeviceBuffer w_;           ///< (padded_columns, rows): weights in visiting order
   DeviceBuffer difference_;  ///< (padded_columns, rows): w - q; before and after, rows of the file and codes
   DeviceBuffer partial_, packed_, codes_, scale_, zero_, ahead_values_, norm_parts_, statistics_;
@@ -118,63 +85,11 @@ SliceSolver::SliceSolver(CudaContext& context, const SolveSchedule& schedule, co
       r_(r),
       damping_(damping),
       n_(schedule.columns.n),
-      groups_(schedule.columns.groups) {
+      groups_(schedule.columns.groups),
+      tables_(context, schedule, r) {
   if (r_ != nullptr && schedule.options.refit_every_group) ahead_ = schedule.widest_search;
   rows_ = solve_slice_rows(rows, n_, groups_, ahead_);
-  make_tables();
-  make_parts();
-  if (r_ != nullptr) make_triangles();
   allocate_slice();
-}
-
-void SliceSolver::make_tables() {
-  tables_.position = to_device(context_, schedule_.position);
-  tables_.dead = to_device(context_, schedule_.columns.dead);
-  tables_.group = to_device(context_, schedule_.group);
-  tables_.weight = to_device(context_, schedule_.weight);
-  tables_.shrink = to_device(context_, schedule_.shrink);
-  grid_ = {tables_.shrink.as<float>(), static_cast<int>(schedule_.shrink.size()), schedule_.max_code,
-           schedule_.options.sym ? 1 : 0, static_cast<float>(schedule_.options.norm)};
-  if (schedule_.options.refit_every_group) return;
-  std::vector<int> columns;
-  std::vector<int> starts{0};
-  for (const auto& positions : schedule_.group_positions) {
-    columns.insert(columns.end(), positions.begin(), positions.end());
-    starts.push_back(static_cast<int>(columns.size()));
-  }
-  tables_.group_columns = to_device(context_, columns);
-  tables_.group_starts = to_device(context_, starts);
-}
-
-void SliceSolver::make_parts() {
-  std::vector<SolvePart> parts;
-  std::vector<int> wide;
-  for (const SolveBatch& batch : schedule_.batches) {
-    tables_.first.push_back(parts.size());
-    for (const SolveSegment& segment : batch.segments) {
-      const bool search = segment.search_count > 0 && segment.search_count == segment.count;
-      parts.push_back(
-          {static_cast<int>(segment.first - batch.first), static_cast<int>(segment.count), search ? 1 : 0});
-      wide.push_back(0);
-      wide.push_back(static_cast<int>(segment.search_count));
-    }
-  }
-  tables_.parts = to_device(context_, parts);
-  tables_.wide_starts = to_device(context_, wide);
-}
-
-void SliceSolver::make_triangles() {
-  std::vector<int> first, count;
-  for (const SolveBatch& batch : schedule_.batches) {
-    first.push_back(static_cast<int>(batch.first));
-    count.push_back(static_cast<int>(batch.count));
-  }
-  const DeviceBuffer firsts = to_device(context_, first);
-  const DeviceBuffer counts = to_device(context_, count);
-  tables_.inverse = context_.allocate(first.size() * kSolveTile * kSolveTile * sizeof(float));
-  tables_.pivot = context_.allocate(first.size() * kSolveTile * sizeof(float));
-  invert_triangles(context_, r_, n_, firsts.as<int>(), counts.as<int>(), static_cast<int>(first.size()),
-                   tables_.inverse.as<float>(), tables_.pivot.as<float>());
 }
 
 void SliceSolver::allocate_slice() {
@@ -268,7 +183,7 @@ void SliceSolver::fix_scales() {
   task.starts = tables_.group_starts.as<int>();
   task.weight = tables_.weight.as<float>();
   task.groups = static_cast<int>(groups_);
-  task.grid = grid_;
+  task.grid = tables_.grid;
   task.scale = scale_.as<float>();
   task.zero = zero_.as<float>();
   search_groups(context_, task);
@@ -286,7 +201,7 @@ SolveBatchTask SliceSolver::task_of(std::size_t index) {
   task.fixed = schedule_.options.refit_every_group ? 0 : 1;
   task.weight = tables_.weight.as<float>() + batch.first;
   task.group = tables_.group.as<int>() + batch.first;
-  task.grid = grid_;
+  task.grid = tables_.grid;
   task.scale = scale_.as<float>();
   task.zero = zero_.as<float>();
   task.codes = codes_.as<std::uint8_t>() + batch.first * rows_;
@@ -327,7 +242,7 @@ void SliceSolver::search_ahead(std::size_t index, std::size_t number) {
   search.weight = tables_.weight.as<float>() + segment.first;
   search.first_group = schedule_.group[static_cast<std::size_t>(segment.first)];
   search.groups = 1;
-  search.grid = grid_;
+  search.grid = tables_.grid;
   search.scale = scale_.as<float>();
   search.zero = zero_.as<float>();
   search_groups(context_, search);
@@ -400,7 +315,7 @@ std::vector<QuantizedRows> CudaKernels::solve_rows(std::span<const RowsToSolve> 
   for (const RowsToSolve& part : parts) {
     GPTQ_EXPECT(part.weight.cols == columns.n);
     rows += part.weight.rows;
-    results.push_back(make_result(part.weight.rows, columns));
+    results.push_back(make_quantized_rows(part.weight.rows, columns));
   }
   const SolveSchedule schedule(columns, options);
   if (rows == 0) return results;
