@@ -130,7 +130,7 @@ attempt() {
   choose_launcher
   $warned && come_back 75
   run_ranks "${launcher[@]}" "$GPTQ_HPC_PROGRAM" quantize "${arguments[@]}"
-  conclude
+  conclude "${arguments[@]}"
 }
 
 # once_only OPTIONS...: sets `arguments`; --fresh and --overwrite throw away what earlier attempts have done, so they hold
@@ -146,7 +146,24 @@ once_only() {
   done
 }
 
+# finished_model OPTIONS...: whether a complete output lies there, by its manifest, which the program writes last. With
+# --overwrite the one of an earlier job does not count.
+finished_model() {
+  local manifest argument
+  manifest="$(job_value output path "$@")/manifest.json"
+  [ -e "$manifest" ] || return 1
+  for argument in "$@"; do
+    if [ "$argument" = --overwrite ] && [ ! "$manifest" -nt "$(state_file)" ]; then return 1; fi
+  done
+}
+
+# conclude OPTIONS...: an end of the launcher with 0 is not believed without a model: srun has been seen to end so when it could
+# not launch the ranks.
 conclude() {
+  if [ "$code" -eq 0 ] && ! finished_model "$@"; then
+    log "the launcher ended with exit code 0, but there is no finished model: it did not start the ranks" >&2
+    code=1
+  fi
   case "$code" in
     0)
       log "finished"
