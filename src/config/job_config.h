@@ -17,6 +17,7 @@ struct ModelSection {
 struct CalibrationSection {
   std::string path;              ///< [result] HDF5 file made by tools/prepare_calibration.py
   std::int64_t num_samples = 0;  ///< [result] use the first so many; 0: all
+  double held_out = 0;           ///< [result] part of the samples that no Hessian sees, in [0, 0.5]
   std::int64_t chunk_tokens =
       0;  ///< [result] of one product in the Hessian's sum: whole samples, about so many; 0: by the backend
 };
@@ -36,6 +37,15 @@ struct QuantizationSection {
   int mse_grid = 100;                     ///< [result] [2, 10000]
   double max_shrink = 0.8;                ///< [result] (0, 1)
   bool true_sequential = true;            ///< [result]
+  std::string quality = "default";        ///< [result] fast | default | best: the defaults of the keys below
+  std::string token_weight = "none";      ///< [result] none | residual: what a token counts for in a Hessian
+  int refine_sweeps = 0;                  ///< [result] of coordinate descent after the solve; 0: none
+  bool refine_scales = true;              ///< [result] closed-form scales between those sweeps
+  double correction_alpha = 0;            ///< [result] of the error-propagation correction, [0, 1]; 0: none
+  std::vector<std::string> correction_layers;  ///< [result] names or regexes; empty: all
+  std::string rotation = "none";               ///< [result] none | hadamard
+  std::vector<std::string>
+      best_of;  ///< [result] further candidates, "key=value key=value"; rows keep the best
   std::vector<std::string> include;  ///< [result] module names or regexes; empty: every linear of the blocks
   std::vector<std::string> exclude;  ///< [result] module names or regexes kept as they are
   std::int64_t max_fallbacks = 0;  ///< [speed] layers that may fall back to RTN before the job fails; no byte

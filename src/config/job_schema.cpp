@@ -66,10 +66,16 @@ std::vector<Key> make_keys() {
       {KEY(calibration.path), result, any(), path,
        "HDF5 file made by tools/prepare_calibration.py. Required by `quantize` unless the method is rtn."},
       {KEY(calibration.num_samples), result, at_least(0), word, "Use the first so many samples; 0: all."},
+      {KEY(calibration.held_out), result, within('[', 0, 0.5, ']'), word,
+       "Part of the samples that enters no Hessian: the outputs' error on them is reported, and what "
+       "improves "
+       "the\n"
+       "error on the other samples but worsens this one is not taken."},
       {KEY(calibration.chunk_tokens), result, at_least(0), word,
        "Samples are multiplied into the Hessian in chunks of about so many tokens. Chunks, not ranks, fix "
        "the\n"
-       "arithmetic: the output does not depend on the number of ranks, but it does on this. 0: 2048 on a CPU,\n"
+       "arithmetic: the output does not depend on the number of ranks, but it does on this. 0: 2048 on a "
+       "CPU,\n"
        "16384 on a GPU. Smaller chunks can be dealt to more ranks."},
 
       {KEY(quantization.method), result, words({"gptq", "rtn"}), word,
@@ -107,6 +113,36 @@ std::vector<Key> make_keys() {
        "Each layer's Hessian sees the quantized layers before it in its block. False: a block's Hessians all "
        "come from\n"
        "its original weights, which costs a second forward pass."},
+      {KEY(quantization.quality), result, words({"fast", "default", "best"}), word,
+       "Sets the defaults of the keys from here to best_of; docs/quality.md has their figures. fast: plain "
+       "GPTQ "
+       "with\n"
+       "the weighted scale search."},
+      {KEY(quantization.token_weight), result, words({"none", "residual"}), word,
+       "What a token counts for in the Hessians of layers that write to the residual stream. residual: the "
+       "inverse\n"
+       "square of the stream's size there, since the next norm divides by it."},
+      {KEY(quantization.refine_sweeps), result, within('[', 0, 100, ']'), word,
+       "Sweeps of coordinate descent over the solved codes, on the exact loss; 0: none."},
+      {KEY(quantization.refine_scales), result, any(), word,
+       "With refine_sweeps: fits each group's scale to its codes in closed form before every sweep."},
+      {KEY(quantization.correction_alpha), result, within('[', 0, 1, ']'), word,
+       "Error-propagation correction (QEP, GPTAQ): weights are moved so far towards those that make up for "
+       "the "
+       "errors\n"
+       "of the layers before. Costs a second, full-precision forward pass; 0: none."},
+      {KEY(quantization.correction_layers), result, any(), pattern,
+       "Layers to correct, in the form of include; empty: all."},
+      {KEY(quantization.rotation), result, words({"none", "hadamard"}), word,
+       "hadamard: turns the residual stream and the heads' values by random-sign Hadamard matrices, merged "
+       "into "
+       "the\n"
+       "weights. The function stays the same, outliers go, and every loader takes the result; a tied head is "
+       "untied."},
+      {KEY(quantization.best_of), result, any(), word,
+       "Further candidates for every layer, each a text of settings such as \"scale_search=mse "
+       "mse_norm=2.4\" or\n"
+       "\"damp_percent=0.01\"; each row keeps the candidate with the least exact loss."},
       {KEY(quantization.include), result, any(), pattern,
        "Layers to quantize: module names (full, or inside the block) or regexes found in the full name.\n"
        "Empty: every linear of the blocks; lm_head is not one of them."},
@@ -149,7 +185,8 @@ std::vector<Key> make_keys() {
       {KEY(checkpoint.keep), speed, at_least(1), word,
        "So many checkpoints are kept; a damaged one is passed over for the one before it."},
       {KEY(checkpoint.other_backend), speed, words({"refuse", "accept"}), word,
-       "What to do with a checkpoint that another backend wrote (cpu, cuda). accept: go on from it; the result "
+       "What to do with a checkpoint that another backend wrote (cpu, cuda). accept: go on from it; the "
+       "result "
        "is then\n"
        "as good, but has the bytes of neither backend alone. Needs the same compute.dtype and chunk_tokens."},
 
