@@ -50,6 +50,8 @@ struct QuantizationSection {
   std::vector<std::string> exclude;  ///< [result] module names or regexes kept as they are
   std::int64_t max_fallbacks = 0;  ///< [speed] layers that may fall back to RTN before the job fails; no byte
                                    ///< depends on it, so a job that failed goes on with a larger one
+
+  bool operator==(const QuantizationSection&) const = default;
 };
 
 struct ComputeSection {

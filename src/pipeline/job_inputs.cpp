@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <numeric>
 
 #include "base/process.h"
+#include "pipeline/sample_shard.h"
 
 namespace gptq {
 namespace {
@@ -21,6 +23,7 @@ int ranks_on_device(const Backend& backend, Communicator& comm) {
 JobInputs open_inputs(const JobConfig& job, Communicator& comm) {
   const auto open = [&job] {
     JobInputs inputs;
+    inputs.held_out_part = job.calibration.held_out;
     inputs.model = std::make_unique<ModelWeights>(job.model.path);
     inputs.model->check();
     if (job.quantization.method == "gptq") {
@@ -43,6 +46,19 @@ std::vector<std::int64_t> JobInputs::sample_lengths() const {
   std::vector<std::int64_t> lengths;
   for (const auto& sample : calibration.samples) lengths.push_back(static_cast<std::int64_t>(sample.size()));
   return lengths;
+}
+
+std::int64_t JobInputs::held_out() const {
+  return held_out_samples(static_cast<std::int64_t>(calibration.samples.size()), held_out_part);
+}
+
+std::int64_t JobInputs::summed_samples() const {
+  return static_cast<std::int64_t>(calibration.samples.size()) - held_out();
+}
+
+std::int64_t JobInputs::summed_tokens() const {
+  const std::vector<std::int64_t> lengths = sample_lengths();
+  return std::accumulate(lengths.begin(), lengths.begin() + summed_samples(), std::int64_t{0});
 }
 
 std::int64_t JobInputs::widest_group() const {

@@ -53,6 +53,26 @@ StageFactor factor_hessian(Backend& backend, const HessianSum& sum, const Quanti
   return factor;
 }
 
+namespace {
+
+FactorInput undamped(const HessianSum& sum, const StageFactor& factor) {
+  return {sum.n, sum.values(), sum.exponents, sum.scale(), factor.columns.order, factor.columns.dead, 0};
+}
+
+}  // namespace
+
+void expand_hessian(Backend& backend, const HessianSum& sum, StageFactor& factor) {
+  factor.hessian = backend.allocate(factor_bytes(sum.n));
+  backend.kernels().expand_hessian(undamped(sum, factor), factor.hessian.as<float>());
+}
+
+void expand_cross(Backend& backend, const HessianSum& sum, const CrossSum& cross, StageFactor& factor) {
+  GPTQ_EXPECT(cross.n == sum.n);
+  factor.cross = backend.allocate(factor_bytes(sum.n));
+  backend.kernels().expand_cross(undamped(sum, factor), cross.values(), cross.reference_exponents,
+                                 factor.cross.as<float>());
+}
+
 std::vector<std::byte> serialize(const StageFactor& factor) {
   ByteWriter writer;
   writer.value(factor.columns.n);

@@ -44,6 +44,15 @@ HessianSum make_hessian_sum(Backend& backend, std::span<const float> maximum, st
   return sum;
 }
 
+CrossSum make_cross_sum(Backend& backend, std::span<const float> reference_maximum, std::int64_t tokens) {
+  CrossSum cross;
+  cross.n = static_cast<std::int64_t>(reference_maximum.size());
+  cross.reference_exponents = hessian_exponents(reference_maximum, tokens);
+  cross.sum = backend.allocate(static_cast<std::size_t>(cross.n * cross.n) * sizeof(std::int64_t));
+  backend.set_zero(cross.sum.data(), cross.sum.size());
+  return cross;
+}
+
 std::vector<double> to_hessian(Backend& backend, const HessianSum& sum) {
   const std::int64_t n = sum.n;
   GPTQ_EXPECT(static_cast<std::int64_t>(sum.exponents.size()) == n);

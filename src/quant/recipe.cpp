@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "base/error.h"
+#include "quant/candidates.h"
 
 namespace gptq {
 namespace {
@@ -41,6 +42,9 @@ struct Recipe::Pattern {
 Recipe::Recipe(const QuantizationSection& section) : section_(section) {
   for (const std::string& text : section_.include) include_.push_back({text, compile(text, "include")});
   for (const std::string& text : section_.exclude) exclude_.push_back({text, compile(text, "exclude")});
+  for (const std::string& text : section_.correction_layers)
+    corrected_.push_back({text, compile(text, "correction_layers")});
+  candidates_of(section_);
 }
 
 Recipe::~Recipe() = default;
@@ -50,6 +54,12 @@ bool Recipe::selects(const std::string& module) const {
   const auto matches = [&](const Pattern& pattern) { return pattern.matches(module); };
   const bool included = include_.empty() || std::any_of(include_.begin(), include_.end(), matches);
   return included && std::none_of(exclude_.begin(), exclude_.end(), matches);
+}
+
+bool Recipe::corrects(const std::string& module) const {
+  if (section_.correction_alpha == 0) return false;
+  const auto matches = [&](const Pattern& pattern) { return pattern.matches(module); };
+  return corrected_.empty() || std::any_of(corrected_.begin(), corrected_.end(), matches);
 }
 
 QuantizationSection Recipe::section_of(const std::string&) const {

@@ -11,7 +11,8 @@ namespace gptq {
 /// Which layers are quantized, and how. Made once from the job's configuration.
 class Recipe {
  public:
-  /// Throws UsageError for an include/exclude text that is no regex.
+  /// Throws UsageError for an include/exclude/correction_layers text that is no regex, and for a candidate of
+  /// best_of that is none.
   explicit Recipe(const QuantizationSection& section);
 
   /// module: full name, "model.layers.3.mlp.down_proj". A text of include/exclude matches if it equals the
@@ -20,12 +21,15 @@ class Recipe {
   const QuantizationSection& section() const { return section_; }
   /// The section's values for one layer, after the rules that match it.
   QuantizationSection section_of(const std::string& module) const;
+  /// Whether a layer's weights are corrected for the errors before it (correction_alpha, correction_layers).
+  bool corrects(const std::string& module) const;
 
  private:
   struct Pattern;
   QuantizationSection section_;
   std::vector<Pattern> include_;
   std::vector<Pattern> exclude_;
+  std::vector<Pattern> corrected_;
 
  public:
   ~Recipe();
