@@ -257,19 +257,20 @@ class Kernels {
   /// y = x / sqrt(mean(hidden²) + eps), row by row: what a row counts for after the next norm. hidden: (rows,
   /// any) f32; x, y: (rows, n) of the compute type; y may be x.
   virtual void weigh_rows(const Matrix& hidden, float eps, const Matrix& x, const Matrix& y) = 0;
+  /// y = a − b, element by element, rounded once; f32 or bf16, all of one type and shape; y may be neither.
+  virtual void subtract(const Matrix& a, const Matrix& b, const Matrix& y) = 0;
   /// Per sample: error = Σ (a − b)², norm = Σ a². a, b: f32 or compute type, the same shape; host results.
   virtual void squared_error(const Batch& batch, const Matrix& a, const Matrix& b, std::span<double> error,
                              std::span<double> norm) = 0;
   /// sum_ij += round(2^(reference_exponents[i]+exponents[j]) · (referenceᵀ·x)_ij), the product of this chunk
-  /// taken in f32. reference, x: (rows, n) of compute type; sum: (n, n) row-major. The full-precision stream
-  /// against the quantized one.
+  /// taken in f32. reference, x: (rows, n) of compute type; sum: (n, n) row-major.
   virtual void accumulate_cross(const Matrix& reference, std::span<const int> reference_exponents,
                                 const Matrix& x, std::span<const int> exponents, std::int64_t* sum) = 0;
   /// h = H + λI in visiting order, dead columns' diagonal 1 + λ, found in double precision and rounded; h:
   /// (n, n) row-major floats, full.
   virtual void expand_hessian(const FactorInput& input, float* h) = 0;
-  /// m = scale·C − H in visiting order with C_ij = cross_ij 2^-(reference_exponents[i]+exponents[j]), in
-  /// double precision and rounded; H undamped, dead columns as they are. m: (n, n) row-major floats.
+  /// m = scale·C in visiting order, C_ij = cross_ij 2^-(reference_exponents[i]+exponents[j]), found in double
+  /// precision and rounded; of `input` only n, order, exponents and scale count. m: (n, n) row-major floats.
   virtual void expand_cross(const FactorInput& input, const std::int64_t* cross,
                             std::span<const int> reference_exponents, float* m) = 0;
   /// W + α·W·M·(R·Rᵀ)⁻¹ for rows of layers that share their columns: the weights that, applied to the

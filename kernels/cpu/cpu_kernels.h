@@ -42,6 +42,7 @@ class CpuKernels final : public Kernels {
                                         const float* r, double damping, const SolveOptions& options) override;
 
   void weigh_rows(const Matrix& hidden, float eps, const Matrix& x, const Matrix& y) override;
+  void subtract(const Matrix& a, const Matrix& b, const Matrix& y) override;
   void squared_error(const Batch& batch, const Matrix& a, const Matrix& b, std::span<double> error,
                      std::span<double> norm) override;
   void accumulate_cross(const Matrix& reference, std::span<const int> reference_exponents, const Matrix& x,

@@ -68,13 +68,11 @@ void CpuKernels::expand_cross(const FactorInput& input, const std::int64_t* cros
                               std::span<const int> reference_exponents, float* m) {
   check(input);
   GPTQ_EXPECT(reference_exponents.size() == input.exponents.size());
-  const HessianEntries hessian(input);
-  const std::vector<double> units = units_of(input.exponents),
-                            reference_units = units_of(reference_exponents);
+  const std::vector<double> units = units_of(input.exponents);
+  const std::vector<double> reference_units = units_of(reference_exponents);
   fill_in_order(threads_, input, m, [&](std::int64_t i, std::int64_t j) {
-    const double entry = static_cast<double>(cross[i * input.n + j]) * input.scale *
-                         reference_units[static_cast<std::size_t>(i)] * units[static_cast<std::size_t>(j)];
-    return entry - hessian(i, j);
+    return static_cast<double>(cross[i * input.n + j]) * input.scale *
+           reference_units[static_cast<std::size_t>(i)] * units[static_cast<std::size_t>(j)];
   });
 }
 

@@ -131,6 +131,11 @@ std::vector<Key> make_keys() {
        "the "
        "errors\n"
        "of the layers before. Costs a second, full-precision forward pass; 0: none."},
+      {KEY(quantization.correction_part), result, within('(', 0, 1, ']'), word,
+       "The correction is found from this part of the calibration's chunks, evenly spread: its sum takes "
+       "twice "
+       "the\n"
+       "time of the Hessian's."},
       {KEY(quantization.correction_layers), result, any(), pattern,
        "Layers to correct, in the form of include; empty: all."},
       {KEY(quantization.rotation), result, words({"none", "hadamard"}), word,

@@ -77,7 +77,8 @@ void BlockQuantizer::quantize_group(Passage& passage, const SafePoint& here, Par
                    .width = block.group_width(here.group),
                    .maximum = std::move(passage.maximum),
                    .reference_maximum = std::move(passage.reference_maximum)};
-  input.cross = passage.reference.has_value() && std::any_of(layers.begin(), layers.end(), is_corrected);
+  if (passage.reference && std::any_of(layers.begin(), layers.end(), is_corrected))
+    input.cross_part = tools_.recipe.section().correction_part;
   input.weighted = tools_.recipe.section().token_weight == "residual" && block.uses_hidden(here.group);
   const StageSums sums = tools_.summer.accumulate(
       input, std::move(before), [&](const StageSums& partial, const std::vector<std::int64_t>& chunks) {

@@ -6,7 +6,7 @@ namespace gptq {
 namespace {
 
 /// Of the backend's scratch memory, beside those of StageSummer.
-enum Slot : int { kOutput = 18, kReferenceOutput };
+enum Slot : int { kOutput = 19, kReferenceOutput };
 
 }  // namespace
 

@@ -26,7 +26,8 @@ void add_group(const GroupShape& group, const JobConfig& job, Plan& plan) {
   const auto n = static_cast<double>(group.in_features);
   const double product = 2 * n * n * static_cast<double>(group.quantized_rows);
   const auto candidates = static_cast<double>(1 + job.quantization.best_of.size());
-  plan.flops.hessian += n * n * static_cast<double>(plan.tokens) * (uses_reference(job) ? 3 : 1);
+  plan.flops.hessian += n * n * static_cast<double>(plan.tokens) *
+                        (uses_reference(job) ? 1 + 2 * job.quantization.correction_part : 1);
   plan.flops.factor += n * n * n / 3;
   plan.flops.solve += product * candidates;
   plan.flops.refine += product * candidates * job.quantization.refine_sweeps;

@@ -43,7 +43,7 @@ std::int64_t sum_bytes_of(const MemoryQuestion& q, std::int64_t n) {
   return 8 * TriangularPanels::size(n) + (q.reference ? 8 * n * n : 0);
 }
 
-/// H itself and C − H, where the recipe needs them.
+/// H itself and C, where the recipe needs them.
 std::int64_t expanded_bytes_of(const MemoryQuestion& q, const GroupShape& group) {
   const std::int64_t matrix = 4 * group.in_features * group.in_features;
   return (q.refines ? matrix : 0) + (q.reference ? matrix : 0);

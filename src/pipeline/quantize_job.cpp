@@ -206,6 +206,7 @@ class QuantizeJob {
     const std::int64_t blocks = inputs_.model->config().num_hidden_layers;
     Progress progress(job_.log.progress, comm_.is_root(), blocks, report_.tokens);
     StageSummer summer(*compute_.backend, comm_, *compute_.collectives, inputs_.summed_tokens(),
+                       inputs_.cross_tokens(plan_.chunk_tokens, job_.quantization.correction_part),
                        inputs_.model->config().rms_norm_eps, phases_);
     StageSolver solver(*compute_.backend, comm_, *compute_.collectives, recipe_, inputs_.summed_tokens(),
                        inputs_.summed_samples(), phases_);

@@ -27,7 +27,7 @@ class StageFactors {
   StageFactor& of(const QuantizationSection& section);
   /// The same with H itself.
   StageFactor& with_hessian(const QuantizationSection& section);
-  /// The same with C − H.
+  /// The same with C.
   StageFactor& with_cross(const QuantizationSection& section);
 
  private:

@@ -12,7 +12,12 @@ namespace {
 constexpr std::int64_t kMostRounds = 8;
 
 /// Of the backend's scratch memory; DecoderBlock has the lower ones.
-enum Slot : int { kWeighed = 16, kWeighedReference };
+enum Slot : int { kWeighed = 16, kWeighedReference, kDifference };
+
+Matrix like(Backend& backend, int slot, const Matrix& x) {
+  const std::size_t bytes = static_cast<std::size_t>(x.rows * x.cols) * size_of(x.dtype);
+  return {backend.scratch(slot, bytes), x.dtype, x.rows, x.cols, x.cols};
+}
 
 /// Positions of this rank's chunks that nobody has summed yet.
 std::vector<std::size_t> chunks_to_sum(const Activations& activations,
@@ -29,36 +34,48 @@ std::vector<std::size_t> chunks_to_sum(const Activations& activations,
 }  // namespace
 
 StageSummer::StageSummer(Backend& backend, Communicator& comm, DeviceCollectives& device_comm,
-                         std::int64_t total_tokens, float norm_eps, PhaseClock& phases)
+                         std::int64_t total_tokens, std::int64_t cross_tokens, float norm_eps,
+                         PhaseClock& phases)
     : backend_(backend),
       comm_(comm),
       device_comm_(device_comm),
       total_tokens_(total_tokens),
+      cross_tokens_(cross_tokens),
       norm_eps_(norm_eps),
       phases_(phases) {}
+
+Matrix StageSummer::weighed(int slot, const StageInput& input, const Matrix& hidden, const Matrix& x) {
+  if (!input.weighted) return x;
+  const Matrix y = like(backend_, slot, x);
+  backend_.kernels().weigh_rows(hidden, norm_eps_, x, y);
+  return y;
+}
 
 /// Takes the chunks' rows through a step, weighed if asked for.
 void StageSummer::visit(const StageInput& input, const std::vector<std::size_t>& positions,
                         const OnRows& step) {
-  const auto weighed = [&](Slot slot, const Matrix& hidden, const Matrix& x) {
-    if (!input.weighted) return x;
-    const std::size_t bytes = static_cast<std::size_t>(x.rows * x.cols) * size_of(x.dtype);
-    const Matrix y{backend_.scratch(slot, bytes), x.dtype, x.rows, x.cols, x.cols};
-    backend_.kernels().weigh_rows(hidden, norm_eps_, x, y);
-    return y;
-  };
   Activations::Use use;
   use.x_width = input.width;
   if (input.weighted) use.hidden = Activations::Use::read;
-  Activations::Use reference_use;
-  reference_use.x_width = input.width;
+  input.activations.visit(positions, use,
+                          [&](std::size_t, const Matrix& hidden, const Matrix& x, const Matrix&) {
+                            step(weighed(kWeighed, input, hidden, x));
+                          });
+}
+
+/// Those of both streams, with the same weights.
+void StageSummer::visit_both(const StageInput& input, const std::vector<std::size_t>& positions,
+                             const OnBothRows& step) {
+  Activations::Use use;
+  use.x_width = input.width;
+  Activations::Use reference_use = use;
+  if (input.weighted) use.hidden = Activations::Use::read;
   input.activations.visit(
       positions, use, [&](std::size_t i, const Matrix& hidden, const Matrix& x, const Matrix&) {
-        const Matrix own = weighed(kWeighed, hidden, x);
-        if (!input.cross) return step({own, {}});
+        const Matrix own = weighed(kWeighed, input, hidden, x);
         input.reference->visit({i}, reference_use,
                                [&](std::size_t, const Matrix&, const Matrix& reference, const Matrix&) {
-                                 step({own, weighed(kWeighedReference, hidden, reference)});
+                                 step(own, weighed(kWeighedReference, input, hidden, reference));
                                });
       });
 }
@@ -66,16 +83,24 @@ void StageSummer::visit(const StageInput& input, const std::vector<std::size_t>&
 /// The maxima of what is summed, where that is not what the forward pass has seen.
 void StageSummer::weigh_maxima(StageInput& input) {
   const std::size_t bytes = static_cast<std::size_t>(input.width) * sizeof(float);
-  const DeviceBuffer maximum = backend_.allocate(bytes);
-  const DeviceBuffer reference_maximum = backend_.allocate(bytes);
-  backend_.set_zero(maximum.data(), bytes);
-  backend_.set_zero(reference_maximum.data(), bytes);
-  visit(input, chunks_to_sum(input.activations, {}), [&](const Rows& rows) {
-    backend_.kernels().column_max(rows.x, maximum.as<float>());
-    if (input.cross) backend_.kernels().column_max(rows.reference, reference_maximum.as<float>());
+  const std::vector<std::size_t> chunks = chunks_to_sum(input.activations, {});
+  const auto find = [&](const auto& visit_all) {
+    const DeviceBuffer maximum = backend_.allocate(bytes);
+    backend_.set_zero(maximum.data(), bytes);
+    visit_all(maximum.as<float>());
+    std::vector<float> values(static_cast<std::size_t>(input.width));
+    backend_.download(values.data(), maximum.data(), bytes);
+    return values;
+  };
+  input.maximum = find([&](float* maximum) {
+    visit(input, chunks, [&](const Matrix& x) { backend_.kernels().column_max(x, maximum); });
   });
-  backend_.download(input.maximum.data(), maximum.data(), bytes);
-  if (input.cross) backend_.download(input.reference_maximum.data(), reference_maximum.data(), bytes);
+  if (input.cross_part == 0) return;
+  input.reference_maximum = find([&](float* maximum) {
+    visit_both(input, chunks, [&](const Matrix&, const Matrix& reference) {
+      backend_.kernels().column_max(reference, maximum);
+    });
+  });
 }
 
 /// Sums of nothing, or what `before` has of this rank's part.
@@ -84,10 +109,11 @@ StageSums StageSummer::start(StageInput& input, PartialSum& before) {
   {
     const auto scope = phases_.in("reduce");
     comm_.all_reduce_max(input.maximum);
-    if (input.cross) comm_.all_reduce_max(input.reference_maximum);
+    if (input.cross_part > 0) comm_.all_reduce_max(input.reference_maximum);
   }
   sums.hessian = make_hessian_sum(backend_, input.maximum, total_tokens_);
-  if (input.cross) sums.cross = make_cross_sum(backend_, input.reference_maximum, total_tokens_);
+  if (input.cross_part > 0)
+    sums.cross = make_cross_sum(backend_, input.reference_maximum, input.maximum, cross_tokens_);
   if (!before.panels.empty()) {
     GPTQ_EXPECT(before.panels.size() == sums.hessian.count() && before.cross.size() == sums.cross.count());
     backend_.upload(sums.hessian.values(), before.panels.data(), sums.hessian.panels.size());
@@ -151,18 +177,20 @@ void StageSummer::finish(bool overlapped, const StageSums& sums) {
 
 void StageSummer::add_chunks(const StageInput& input, const std::vector<std::size_t>& positions,
                              std::span<const PanelRange> ranges, const StageSums& sums) {
-  StageInput alone = input;
-  alone.cross = false;
-  visit(alone, positions, [&](const Rows& rows) {
+  visit(input, positions, [&](const Matrix& x) {
     for (const PanelRange& range : ranges)
-      backend_.kernels().accumulate_hessian(rows.x, sums.hessian.exponents, range, sums.hessian.values());
+      backend_.kernels().accumulate_hessian(x, sums.hessian.exponents, range, sums.hessian.values());
   });
 }
 
-void StageSummer::add_cross(const StageInput& input, const std::vector<std::size_t>& positions,
+void StageSummer::add_cross(const StageInput& input, std::vector<std::size_t> positions,
                             const StageSums& sums) {
-  visit(input, positions, [&](const Rows& rows) {
-    backend_.kernels().accumulate_cross(rows.reference, sums.cross.reference_exponents, rows.x,
+  std::erase_if(positions,
+                [&](std::size_t i) { return !is_in_part(input.activations.chunk(i), input.cross_part); });
+  visit_both(input, positions, [&](const Matrix& x, const Matrix& reference) {
+    const Matrix difference = like(backend_, kDifference, x);
+    backend_.kernels().subtract(reference, x, difference);
+    backend_.kernels().accumulate_cross(difference, sums.cross.difference_exponents, x,
                                         sums.hessian.exponents, sums.cross.values());
   });
 }

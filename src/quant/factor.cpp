@@ -1,5 +1,6 @@
 #include "quant/factor.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
@@ -69,8 +70,9 @@ void expand_hessian(Backend& backend, const HessianSum& sum, StageFactor& factor
 void expand_cross(Backend& backend, const HessianSum& sum, const CrossSum& cross, StageFactor& factor) {
   GPTQ_EXPECT(cross.n == sum.n);
   factor.cross = backend.allocate(factor_bytes(sum.n));
-  backend.kernels().expand_cross(undamped(sum, factor), cross.values(), cross.reference_exponents,
-                                 factor.cross.as<float>());
+  FactorInput input = undamped(sum, factor);
+  input.scale = 2.0 / static_cast<double>(std::max<std::int64_t>(cross.tokens, 1));
+  backend.kernels().expand_cross(input, cross.values(), cross.difference_exponents, factor.cross.as<float>());
 }
 
 std::vector<std::byte> serialize(const StageFactor& factor) {
