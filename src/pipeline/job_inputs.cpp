@@ -4,6 +4,7 @@
 #include <array>
 
 #include "base/process.h"
+#include "model/source_model.h"
 
 namespace gptq {
 namespace {
@@ -21,8 +22,7 @@ int ranks_on_device(const Backend& backend, Communicator& comm) {
 JobInputs open_inputs(const JobConfig& job, Communicator& comm) {
   const auto open = [&job] {
     JobInputs inputs;
-    inputs.model = std::make_unique<ModelWeights>(job.model.path);
-    inputs.model->check();
+    inputs.model = open_source_model(job);
     if (job.quantization.method == "gptq") {
       inputs.calibration = read_calibration(job.calibration.path, job.calibration.num_samples,
                                             inputs.model->config().vocab_size);

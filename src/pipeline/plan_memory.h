@@ -19,6 +19,7 @@ struct MemoryQuestion {
   bool calibrates = true;  ///< false: round-to-nearest
   bool true_sequential = true;
   bool checkpoints = true;
+  bool turns_tables = false;  ///< embedding and head are in memory when they are written: a rotated model
   std::int64_t hidden_size = 0;
   std::int64_t most_tokens = 0;    ///< of a rank
   std::int64_t largest_chunk = 0;  ///< tokens
