@@ -172,6 +172,10 @@ std::vector<Key> make_keys() {
       {KEY(compute.micro_batch), speed, at_least(0), word,
        "Samples in flight per rank; 0: as many as threads."},
 
+      {KEY(output.format), result, words({"gptq", "dequantized"}), word,
+       "gptq: packed codes and scales. dequantized: an ordinary model in the source's types, each quantized "
+       "weight\n"
+       "written as the number that it stands for, so that any tool can evaluate it; it saves no room."},
       {KEY(output.checkpoint_format), result, words({"gptq", "gptq_v2"}), word,
        "gptq stores zeros minus one, as every loader expects; gptq_v2 stores the zeros themselves."},
       {KEY(output.max_shard_bytes), result, at_least(1), word, "Largest safetensors file, in bytes."},

@@ -43,6 +43,7 @@ ordered_json to_json(const JobConfig& job) {
   json["compute"]["micro_batch"] = job.compute.micro_batch;
   json["output"]["path"] = job.output.path;
   json["output"]["overwrite"] = job.output.overwrite;
+  json["output"]["format"] = job.output.format;
   json["output"]["checkpoint_format"] = job.output.checkpoint_format;
   json["output"]["max_shard_bytes"] = job.output.max_shard_bytes;
   json["eval"]["model"] = job.eval.model;

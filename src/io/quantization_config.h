@@ -17,7 +17,9 @@ std::vector<std::string> skip_rules(const ModelWeights& model, const Recipe& rec
 /// quantize_config.json, and the value of quantization_config in config.json.
 std::string quantize_config_json(const JobConfig& job, const ModelWeights& model, const Recipe& recipe);
 
-/// The source's config.json with quantization_config in it; everything else as it was.
-std::string output_config_json(const std::string& source_config, const std::string& quantize_config);
+/// The source's config.json with quantization_config in it (empty text: none); of a rotated model it says
+/// that the head is its own. Everything else is as it was.
+std::string output_config_json(const std::string& source_config, const ModelWeights& model,
+                               const std::string& quantize_config);
 
 }  // namespace gptq

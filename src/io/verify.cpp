@@ -35,12 +35,13 @@ void shorten(std::vector<std::string>& messages) {
 
 }  // namespace
 
-OutputModel::OutputModel(const fs::path& directory)
+OutputModel::OutputModel(const fs::path& directory, bool is_dequantized)
     : files(directory),
       config(read_model_config(directory)),
       architecture(find_architecture(config.model_type)),
       groups(stage_groups(architecture, config)),
-      skip_rules(read_skip_rules(directory)) {}
+      skip_rules(read_skip_rules(directory)),
+      dequantized(is_dequantized) {}
 
 bool OutputModel::is_skipped(const std::string& module) const {
   return std::any_of(skip_rules.begin(), skip_rules.end(), [&](const std::regex& rule) {
@@ -59,10 +60,10 @@ VerifyResult verify_output(const fs::path& directory) {
                      directory.string());
   }
   VerifyResult result;
-  verify_files(directory, result);
+  const bool dequantized = verify_files(directory, result);
   try {
-    const OutputModel model(directory);
-    if (!model.config.quantized.present) {
+    const OutputModel model(directory, dequantized);
+    if (!model.config.quantized.present && !dequantized) {
       result.failures.push_back(
           "config.json has no quantization_config: loaders take the model for an unquantized one");
     } else {

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "base/process.h"
+#include "model/source_model.h"
 #include "pipeline/sample_shard.h"
 
 namespace gptq {
@@ -24,8 +25,7 @@ JobInputs open_inputs(const JobConfig& job, Communicator& comm) {
   const auto open = [&job] {
     JobInputs inputs;
     inputs.held_out_part = job.calibration.held_out;
-    inputs.model = std::make_unique<ModelWeights>(job.model.path);
-    inputs.model->check();
+    inputs.model = open_source_model(job);
     if (job.quantization.method == "gptq") {
       inputs.calibration = read_calibration(job.calibration.path, job.calibration.num_samples,
                                             inputs.model->config().vocab_size);

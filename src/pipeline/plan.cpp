@@ -69,6 +69,13 @@ void plan_samples(const PlanRequest& request, const std::vector<Chunk>& chunks, 
   }
 }
 
+/// Of a head that no file of the source holds.
+std::int64_t untied_head_bytes(const ModelWeights& model) {
+  const std::string head = std::string(model.architecture().head) + ".weight";
+  if (model.config().tie_word_embeddings || model.files().contains(head)) return 0;
+  return static_cast<std::int64_t>(model.files().info(model.head_source()).bytes);
+}
+
 std::optional<Place> named_place(const std::string& name) {
   for (const Place place : {Place::device, Place::host, Place::disk}) {
     if (name == name_of(place)) return place;
@@ -97,6 +104,7 @@ MemoryQuestion question_of(const PlanRequest& request) {
   question.true_sequential = request.job.quantization.true_sequential;
   question.reference = question.calibrates && uses_reference(request.job);
   question.refines = request.job.quantization.refine_sweeps > 0;
+  question.turns_tables = request.model.rotation() != nullptr;
   question.checkpoints = request.job.checkpoint.enabled;
   question.hidden_size = config.hidden_size;
   question.embedding_bytes =
@@ -133,11 +141,11 @@ Plan make_plan(const PlanRequest& request) {
 
   for (const auto& [name, info] : request.model.files().tensors())
     plan.read_bytes += static_cast<std::int64_t>(info.bytes);
-  plan.output_bytes = plan.read_bytes;
+  plan.output_bytes = plan.read_bytes + untied_head_bytes(request.model);
   for (std::int64_t block = 0; block < plan.blocks; ++block) {
-    BlockShape shape = measure_block(request.model, recipe, block, plan.compute);
+    BlockShape shape = measure_block(request.model, job, recipe, block, plan.compute);
     add_block(shape, request, plan);
-    if (shape.source_bytes > question.block.source_bytes) question.block = std::move(shape);
+    if (shape.loaded_bytes > question.block.loaded_bytes) question.block = std::move(shape);
   }
   if (!question.calibrates) {
     plan.flops = {};
@@ -166,7 +174,7 @@ Activations::Room evaluation_room(const JobConfig& job, const Backend& backend, 
   question.embedding_bytes =
       model.config().vocab_size * model.config().hidden_size * static_cast<std::int64_t>(sizeof(float));
   question.blocks = model.config().num_hidden_layers;
-  question.block = measure_block(model, Recipe(job.quantization), 0, question.compute);
+  question.block = measure_block(model, job, Recipe(job.quantization), 0, question.compute);
   question.largest_chunk = std::max<std::int64_t>(chunk_tokens, data.longest());
   const std::int64_t bytes = 4 * question.hidden_size * data.tokens() / std::max(1, ranks);
   const std::int64_t needed = evaluation_device_bytes(question, model.config().vocab_size) + bytes;

@@ -158,7 +158,7 @@ HostMemory host_memory(const MemoryQuestion& q) {
   memory.program_bytes = kProgramBytes + (computes_here ? 0 : kDeviceProgramBytes);
   const bool activations_here = q.place == Place::host || (q.place == Place::device && computes_here);
   memory.activation_bytes = activations_here ? activation_bytes(q) : 0;
-  memory.weight_bytes = std::min<std::int64_t>(3, q.blocks) * q.block.source_bytes;
+  memory.weight_bytes = std::min<std::int64_t>(3, q.blocks) * q.block.loaded_bytes;
   std::int64_t widest_codes = 0;
   for (const GroupShape& group : q.block.groups) {
     widest_codes = std::max(widest_codes, group.quantized_rows * group.in_features);
@@ -169,8 +169,8 @@ HostMemory host_memory(const MemoryQuestion& q) {
   }
   // A group's codes come from the kernel, go through messages and into layers.
   memory.result_bytes = 2 * q.block.parameters + (q.ranks > 1 ? 3 : 1) * widest_codes;
+  if (q.calibrates || q.turns_tables) memory.embedding_bytes = q.embedding_bytes;
   if (q.calibrates) {
-    memory.embedding_bytes = q.embedding_bytes;
     if (computes_here) {
       memory.weight_bytes += element(q) * q.block.parameters;
       memory.scratch_bytes = q.largest_chunk * element(q) * q.block.scratch_columns();

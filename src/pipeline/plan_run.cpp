@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/process.h"
 #include "io/calibration.h"
+#include "model/source_model.h"
 #include "pipeline/job_context.h"
 #include "pipeline/plan.h"
 
@@ -102,9 +103,8 @@ PlannedJob run_plan(const JobConfig& job, const PlannedMachines& machines) {
   const int ranks = machines.ranks;
   const int node_ranks = machines.ranks_per_node > 0 ? std::min(machines.ranks_per_node, ranks) : ranks;
   const int device_ranks = std::min(machines.ranks_per_device, node_ranks);
-  const ModelWeights model(job.model.path);
-  model.check();
-  PlanRequest request{job, model, sample_lengths(job, model), ranks};
+  const std::unique_ptr<ModelWeights> model = open_source_model(job);
+  PlanRequest request{job, *model, sample_lengths(job, *model), ranks};
   request.ranks_on_node = node_ranks;
   request.node_memory_bytes =
       machines.node_memory_bytes > 0 ? machines.node_memory_bytes : host_memory_bytes();
