@@ -76,7 +76,8 @@ class Queue:
 
     def about(self, pair):
         return {"name": pair.name, "recipe": pair.recipe.name, "setting": pair.setting.name,
-                "system": pair.recipe.system, "label": pair.recipe.label, **self.key(pair)}
+                "system": pair.recipe.system, "label": pair.recipe.label, "bundle": pair.recipe.bundle,
+                **self.key(pair)}
 
     def versions(self, pair):
         if pair.recipe.system == "ours":
@@ -91,6 +92,8 @@ class Queue:
         environment = self.systems.our_environment() if pair.recipe.system == "ours" else {}
         log = self.folder / "logs" / f"{pair.name}.log"
         measured = measure(command, log, environment, self.args.limit_seconds)
+        if pair.recipe.system == "ours":  # layers, losses, phases: more than the table shows
+            shutil.copy(output / "report.json", self.folder / "logs" / f"{pair.name}.report.json")
         return {"command": self.portable(" ".join(command)), **measured.as_dict(), "load_before": load_before,
                 "load_after": os.getloadavg()[0], "quiet": measured.other_cores <= QUIET_CORES,
                 "parts": self.systems.parts(pair.recipe.system, log, output),
@@ -141,19 +144,25 @@ class Queue:
             say(f"{name}: taken over from tools/bench/run.sh")
 
     def source(self):
-        """Perplexity of the unquantized model."""
+        """Perplexity of the unquantized model; None before it is measured."""
         path = self.folder / "results" / "source.json"
-        if not path.exists():
+        source = read_json(path) if path.exists() else None
+        return source if source and source["samples_sha256"] == self.samples_hash else None
+
+    def evaluate_source(self):
+        if self.source() is None:
             say("source: perplexity")
-            write_json(path, {"name": "source", "label": "source, bf16", "samples_sha256": self.samples_hash,
-                              **self.systems.evaluate("source", "source", self.args.model)})
-        return read_json(path)
+            write_json(self.folder / "results" / "source.json",
+                       {"name": "source", "label": "source, bf16", "samples_sha256": self.samples_hash,
+                        **self.systems.evaluate("source", "source", self.args.model)})
 
     def document(self):
-        results = [self.stored(pair) for pair in self.table.pairs()]
+        results = [{**self.stored(pair), "label": pair.recipe.label, "bundle": pair.recipe.bundle}
+                   for pair in self.table.pairs() if self.stored(pair)]
         return {"workload": self.args.workload, "machine": machine.describe(), "source": self.source(),
                 "settings": {name: setting.label for name, setting in self.table.settings.items()},
-                "results": sorted(filter(None, results), key=self.row_order)}
+                "recipes": {name: recipe.label for name, recipe in self.table.recipes.items()},
+                "results": sorted(results, key=self.row_order)}
 
     def row_order(self, result):
         return list(self.table.settings).index(result["setting"]), list(self.table.recipes).index(result["recipe"])
@@ -183,7 +192,7 @@ def say(text):
 def measure_all(queue, pairs, again):
     """The names of the pairs that failed."""
     queue.adopt()
-    queue.source()
+    queue.evaluate_source()
     failed = []
     for pair in pairs:
         if again or queue.state(pair) in ("waits", "not evaluated"):
@@ -224,6 +233,9 @@ def main():
                 say("another run is at work in this folder: wait for its end (--state shows how far it is)")
                 return 1
             failed = measure_all(queue, pairs, args.again)
+    if queue.source() is None:
+        say("nothing is measured yet")
+        return 1
     document = queue.document()
     text = quality_report.markdown(document)
     print(text)

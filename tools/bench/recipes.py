@@ -29,6 +29,7 @@ class Recipe:
     options: dict = field(default_factory=dict)  # of a peer, in its own names
     set: dict = field(default_factory=dict)  # of our job: key → value
     settings: tuple = ()  # names; empty: all
+    bundle: bool = False  # one of ours that is compared with the best peer
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,9 @@ class Systems:
     def evaluate(self, name, system, model):
         """Perplexity on both texts, by `gptq-hpc eval` for every system."""
         plain = None
-        if system in COMPRESSED:  # another format: its own loader turns it into plain weights
+        if (model / "plain").is_dir():  # run_onecomp.py leaves its weights there, dequantized by OneComp
+            model = model / "plain"
+        elif system in COMPRESSED:  # another format: its own loader turns it into plain weights
             plain = model.with_name(f"{name}-plain")
             measure([str(self.python_of(system)), str(HERE / "decompress.py"), "--model", str(model), "--output",
                      str(plain)], self.logs / f"{name}-decompress.log")
