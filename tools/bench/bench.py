@@ -69,7 +69,8 @@ class Bench:
             return
         say(f"warming {case.label} up")
         output = self.folder / "models" / "warm-up"
-        measure(self.quantize_command(case, self.folder / "warm-up.h5", output), self.folder / "logs" / "warm-up.log")
+        measure(self.quantize_command(case, self.folder / "warm-up.h5", output), self.folder / "logs" / "warm-up.log",
+                folder=self.folder / "logs")
         shutil.rmtree(output)
         mark.touch()
 
@@ -80,7 +81,8 @@ class Bench:
         say(f"{case.name}: quantizing")
         log = self.folder / "logs" / f"{case.name}.log"
         environment = self.systems.our_environment() if case.system == "ours" else None
-        measured = measure(self.quantize_command(case, self.calibration, output), log, environment)
+        measured = measure(self.quantize_command(case, self.calibration, output), log, environment,
+                           folder=self.folder / "logs")  # GPTQModel writes a logs/ where it is started
         say(f"{case.name}: {measured.seconds:.1f} s, {measured.peak_pss_bytes / 1e9:.2f} GB")
         return {**measured.as_dict(), "parts": self.systems.parts(case.system, log, output)}
 
@@ -114,7 +116,7 @@ def main():
     parser.add_argument("--ranks", type=int, default=min(2, os.cpu_count() or 1), help="MPI ranks of gptq-hpc (2)")
     parser.add_argument("--publish", type=Path, metavar="STEM", help="also write STEM.json and STEM.md")
     for name in ("model", "folder", "cache", "program"):
-        parser.add_argument(f"--{name}", type=Path, required=True, help=argparse.SUPPRESS)
+        parser.add_argument(f"--{name}", type=lambda text: Path(text).absolute(), required=True, help=argparse.SUPPRESS)
     parser.add_argument("--workload", required=True, help=argparse.SUPPRESS)
     parser.add_argument("--command", required=True, help=argparse.SUPPRESS)
     args = parser.parse_args()

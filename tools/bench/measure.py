@@ -102,14 +102,15 @@ def end_tree(root):
             pass  # ended meanwhile
 
 
-def measure(command, log_path, environment=None, limit_seconds=None):
-    """Runs `command` with its output in `log_path`; raises CommandFailed where it fails or exceeds the limit."""
+def measure(command, log_path, environment=None, limit_seconds=None, folder=None):
+    """Runs `command` in `folder` (the current one) with its output in `log_path`; raises CommandFailed where it fails or
+    exceeds the limit."""
     busy_before = busy_seconds()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
     with open(log_path, "wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                   env={**os.environ, **(environment or {})})
+                                   cwd=folder, env={**os.environ, **(environment or {})})
         sampler = MemorySampler(process.pid)
         sampler.start()
         try:

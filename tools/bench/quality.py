@@ -91,7 +91,8 @@ class Queue:
         load_before = os.getloadavg()[0]
         environment = self.systems.our_environment() if pair.recipe.system == "ours" else {}
         log = self.folder / "logs" / f"{pair.name}.log"
-        measured = measure(command, log, environment, self.args.limit_seconds)
+        # in a folder of the cache: GPTQModel writes a logs/ where it is started
+        measured = measure(command, log, environment, self.args.limit_seconds, self.folder / "logs")
         if pair.recipe.system == "ours":  # layers, losses, phases: more than the table shows
             shutil.copy(output / "report.json", self.folder / "logs" / f"{pair.name}.report.json")
         return {"command": self.portable(" ".join(command)), **measured.as_dict(), "load_before": load_before,
@@ -168,6 +169,10 @@ class Queue:
         return list(self.table.settings).index(result["setting"]), list(self.table.recipes).index(result["recipe"])
 
 
+def absolute_path(text):
+    return Path(text).absolute()
+
+
 def yaml_word(value):
     """As --set takes it: JSON is YAML, and plain words stay plain."""
     return value if isinstance(value, str) else json.dumps(value)
@@ -191,7 +196,8 @@ def say(text):
 
 def measure_all(queue, pairs, again):
     """The names of the pairs that failed."""
-    queue.adopt()
+    if queue.args.adopt:
+        queue.adopt()
     queue.evaluate_source()
     failed = []
     for pair in pairs:
@@ -213,8 +219,10 @@ def main():
     parser.add_argument("--ranks", type=int, default=min(2, os.cpu_count() or 1), help="MPI ranks of gptq-hpc (2)")
     parser.add_argument("--publish", type=Path, metavar="STEM", help=argparse.SUPPRESS)
     parser.add_argument("--page", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--part", default="quality", help=argparse.SUPPRESS)
+    parser.add_argument("--adopt", action="store_true", help=argparse.SUPPRESS)
     for name in ("model", "folder", "samples", "cache", "program"):
-        parser.add_argument(f"--{name}", type=Path, required=True, help=argparse.SUPPRESS)
+        parser.add_argument(f"--{name}", type=absolute_path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--workload", required=True, help=argparse.SUPPRESS)
     args = parser.parse_args()
     table = Table()
@@ -237,11 +245,11 @@ def main():
         say("nothing is measured yet")
         return 1
     document = queue.document()
-    text = quality_report.markdown(document)
+    text = quality_report.markdown(document, details=args.part == "quality")
     print(text)
     if args.publish:
         write_json(args.publish.with_suffix(".json"), document)
-        quality_report.replace_in_page(args.page, text)
+        quality_report.replace_in_page(args.page, args.part, text)
     if failed:
         say(f"failed: {', '.join(failed)}")
     return 0

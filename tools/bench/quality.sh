@@ -11,6 +11,7 @@
 #   tools/bench/quality.sh --state                      # what is done, failed and waits
 #   tools/bench/quality.sh --table-only                 # the table of what is there
 #   tools/bench/quality.sh --table-only --publish       # ... into docs/quality.md and docs/benchmarks/
+#   tools/bench/quality.sh --dithered --setting w4-g128 # the same network, its weights off the 4-bit grid they came on
 #   tools/bench/quality.sh --program build/other/gptq-hpc --only ours
 #
 # Other systems run one at a time with all cores. Times are fit to be published where the machine was otherwise idle:
@@ -19,7 +20,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../lib/common.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/../lib/demo.sh"
 
-nsamples=64 seqlen=1024 publish=false prepare=true program=""
+nsamples=64 seqlen=1024 publish=false prepare=true dithered=false program=""
 wanted=() passed_on=()
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -27,6 +28,7 @@ while [ $# -gt 0 ]; do
     --seqlen) seqlen="${2:?--seqlen needs a number}"; shift 2 ;;
     --program) program="$(realpath "${2:?--program needs a path}")"; shift 2 ;;
     --publish) publish=true; shift ;;
+    --dithered) dithered=true; shift ;;
     --only) wanted+=("${2:?--only needs a recipe or a system}"); passed_on+=("$1" "$2"); shift 2 ;;
     --state | --table-only) prepare=false; passed_on+=("$1"); shift ;;
     *) passed_on+=("$1"); shift ;;
@@ -47,7 +49,7 @@ needs() {
 python_for() {
   local name
   if [ "$1" = onecomp ]; then
-    for name in python3.13 python3.12; do
+    for name in python3.13 python3.12 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.1[23]*/bin/python; do
       if "$name" -c 'import ssl, venv' 2>/dev/null; then
         command -v "$name"
         return
@@ -60,7 +62,13 @@ python_for() {
 
 workload="${nsamples}x$seqlen"
 samples="$CACHE_DIR/bench/$workload"
-folder="$CACHE_DIR/bench/quality-$workload"
+name="quality-$workload" model="$DEMO_MODEL" title="SmolLM2-135M-Instruct" part=quality
+if $dithered; then
+  name+="-dithered" model="$CACHE_DIR/bench/dithered-model" title+=", dithered" part=dithered
+else
+  passed_on+=(--adopt)
+fi
+folder="$CACHE_DIR/bench/$name"
 if $prepare; then
   "$REPO_DIR/tools/install_deps.sh" --demo
   if [ -z "$program" ]; then build_targets gptq-hpc; fi
@@ -73,6 +81,9 @@ if $prepare; then
     fi
   done
   mkdir -p "$samples" "$folder"
+  if $dithered; then
+    "$TOOLS_PYTHON" "$REPO_DIR/tools/bench/dither_model.py" --model "$DEMO_MODEL" --output "$model" >&2
+  fi
   make_samples calibration "$samples/calibration.h5" --nsamples "$nsamples" --seqlen "$seqlen"
   for text in eval_a eval_b; do
     make_samples "$text" "$samples/$text.h5" --contiguous --nsamples 24 --seqlen 1024
@@ -81,9 +92,9 @@ else
   TOOLS_PYTHON="$(tools_python)"
 fi
 if $publish; then
-  passed_on+=(--publish "$REPO_DIR/docs/benchmarks/quality-$workload" --page "$REPO_DIR/docs/quality.md")
+  passed_on+=(--publish "$REPO_DIR/docs/benchmarks/$name" --page "$REPO_DIR/docs/quality.md")
 fi
 
-exec "$TOOLS_PYTHON" "$REPO_DIR/tools/bench/quality.py" --model "$DEMO_MODEL" --samples "$samples" --folder "$folder" \
+exec "$TOOLS_PYTHON" "$REPO_DIR/tools/bench/quality.py" --model "$model" --samples "$samples" --folder "$folder" \
   --cache "$CACHE_DIR" --program "${program:-$GPTQ_HPC}" \
-  --workload "SmolLM2-135M-Instruct, symmetric, $nsamples samples of $seqlen tokens" "${passed_on[@]}"
+  --workload "$title, symmetric, $nsamples samples of $seqlen tokens" --part "$part" "${passed_on[@]}"

@@ -2,7 +2,6 @@
 
 from report import machine_line
 
-BEGIN, END = "<!-- quality table: begin -->", "<!-- quality table: end -->"
 REFERENCE = "gptqmodel-default"  # the gap is between this and the unquantized model
 TEXTS = ("perplexity_a", "perplexity_b")
 
@@ -110,25 +109,33 @@ def versions(results):
     return ", ".join(f"{package} {'/'.join(sorted(found[package]))}" for package in sorted(found))
 
 
-def markdown(document):
+def markdown(document, details=True):
+    """The overview, our bundles beside the best peer and, with details, a table for each setting."""
     settings, results, source = document["settings"], document["results"], document["source"]
     by_setting = {setting: [result for result in results if result["setting"] == setting] for setting in settings}
     lines = [f"{document['workload']}; {machine_line(document['machine'])}; {versions(results)}.", "",
              *overview(document), *comparison(settings, by_setting)]
     for setting, label in settings.items():
-        if by_setting[setting]:
+        if details and by_setting[setting]:
             lines += setting_table(label, by_setting[setting], source)
     lines += ["Perplexity of all rows is measured by `gptq-hpc eval` over the same windows of two texts held out from",
-              "calibration. Gap closed: the part of the difference between GPTQModel's default and the unquantized model",
-              "that is gone. Time is that of the whole process; in brackets where other work ran on the machine."]
+              "calibration, A / B."]
+    if details:
+        lines += ["Gap closed: the part of the difference between GPTQModel's default and the unquantized model that is",
+                  "gone. Time is that of the whole process; in brackets where other work ran on the machine."]
     return "\n".join(lines) + "\n"
 
 
-def replace_in_page(path, text):
-    """Puts `text` between the markers of the page; everything around them stays."""
+def markers(part):
+    return f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
+
+
+def replace_in_page(path, part, text):
+    """Puts `text` between the two markers of this part of the page; everything around them stays."""
+    begin, end = markers(part)
     page = path.read_text(encoding="utf-8") if path.exists() else ""
-    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
-        raise PageError(f"{path} needs one line {BEGIN} and below it one line {END}: the table goes between them")
-    before, rest = page.split(BEGIN)
-    after = rest.split(END)[1]
-    path.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", encoding="utf-8")
+    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
+        raise PageError(f"{path} needs one line {begin} and below it one line {end}: the table goes between them")
+    before, rest = page.split(begin)
+    after = rest.split(end)[1]
+    path.write_text(f"{before}{begin}\n\n{text}\n{end}{after}", encoding="utf-8")

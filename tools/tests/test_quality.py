@@ -9,6 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
+import dither_model  # noqa: E402
+import numpy as np  # noqa: E402
 import quality  # noqa: E402
 import quality_report  # noqa: E402
 from measure import CommandFailed, measure  # noqa: E402
@@ -77,7 +79,7 @@ class QueueTest(unittest.TestCase):
         self.args = argparse.Namespace(
             folder=self.root / "queue", samples=self.root / "samples", cache=self.root / "cache", ranks=2,
             model=self.root / "cache" / "model", program=self.root / "program", workload="a model",
-            keep_models=False, limit_seconds=10)
+            keep_models=False, limit_seconds=10, adopt=False)
         self.quantized = []
         quiet = unittest.mock.patch.object(quality, "say")
         quiet.start()
@@ -189,16 +191,38 @@ class ReportTest(unittest.TestCase):
         self.assertIn("| peer | fails |", text)
 
     def test_prose_around_the_table_stays(self):
+        begin, end = quality_report.markers("quality")
+        other = "\n".join(quality_report.markers("dithered"))
         with tempfile.TemporaryDirectory() as folder:
             page = Path(folder) / "quality.md"
-            page.write_text(f"before\n{quality_report.BEGIN}\nold\n{quality_report.END}\nafter\n")
-            quality_report.replace_in_page(page, "new\n")
-            quality_report.replace_in_page(page, "newer\n")
-            self.assertEqual(page.read_text(),
-                             f"before\n{quality_report.BEGIN}\n\nnewer\n\n{quality_report.END}\nafter\n")
+            page.write_text(f"before\n{begin}\nold\n{end}\nafter\n{other}\n")
+            quality_report.replace_in_page(page, "quality", "new\n")
+            quality_report.replace_in_page(page, "quality", "newer\n")
+            self.assertEqual(page.read_text(), f"before\n{begin}\n\nnewer\n\n{end}\nafter\n{other}\n")
             page.write_text("no markers")
             with self.assertRaises(quality_report.PageError):
-                quality_report.replace_in_page(page, "new\n")
+                quality_report.replace_in_page(page, "quality", "new\n")
+
+
+class DitherTest(unittest.TestCase):
+    def grid(self):
+        generator = np.random.default_rng(1)
+        levels = generator.integers(0, 16, (4, 64)).astype(np.float32)
+        levels.reshape(-1, 32)[:, :2] = (0, 15)
+        return levels * np.float32(0.25) - 1
+
+    def test_weights_leave_the_grid_by_half_a_step_at_most(self):
+        before = self.grid()
+        after = dither_model.dithered("w", before, np.random.default_rng(0))
+        difference = np.abs(after - before)
+        self.assertLessEqual(difference.max(), 0.125)
+        self.assertGreater(difference.max(), 0.11)
+        self.assertGreater(len(np.unique(after.reshape(-1, 32)[0])), 30)
+
+    def test_another_model_is_refused(self):
+        weight = np.random.default_rng(0).random((2, 32), dtype=np.float32)
+        with self.assertRaisesRegex(dither_model.NotOnGrid, "down_proj has 32 values"):
+            dither_model.dithered("down_proj", weight, np.random.default_rng(0))
 
 
 if __name__ == "__main__":
