@@ -26,7 +26,8 @@ def describe():
 PACKAGES = ("gptqmodel", "llmcompressor", "compressed-tensors", "onecomp", "torch", "transformers")
 LIST_VERSIONS = """
 import importlib.metadata, importlib.util, json, sys
-found = {name: importlib.metadata.version(name) for name in sys.argv[1:] if importlib.util.find_spec(name.replace("-", "_"))}
+found = {name: importlib.metadata.version(name) for name in sys.argv[1:]
+         if importlib.util.find_spec(name.replace("-", "_"))}
 print(json.dumps({"python": sys.version.split()[0], **found}))
 """
 

@@ -103,8 +103,10 @@ def end_tree(root):
 
 
 def measure(command, log_path, environment=None, limit_seconds=None, folder=None):
-    """Runs `command` in `folder` (the current one) with its output in `log_path`; raises CommandFailed where it fails or
-    exceeds the limit."""
+    """Runs `command` in `folder` (the current one) with its output in `log_path`.
+
+    Raises CommandFailed where it fails or exceeds the limit.
+    """
     busy_before = busy_seconds()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
@@ -115,13 +117,13 @@ def measure(command, log_path, environment=None, limit_seconds=None, folder=None
         sampler.start()
         try:
             code = process.wait(limit_seconds)
+            seconds = time.perf_counter() - start
         except subprocess.TimeoutExpired as error:
             end_tree(process.pid)
             process.wait()
             raise CommandFailed(f"not finished after {limit_seconds:g} s") from error
         finally:
             sampler.stop()
-    seconds = time.perf_counter() - start
     busy = busy_seconds() - busy_before
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if code != 0:

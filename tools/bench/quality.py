@@ -140,7 +140,8 @@ class Queue:
             for key in ("name", "label", "group_size"):
                 del found[key]
             write_json(self.result_path(pair), {
-                **self.about(pair), "versions": self.versions(pair), "command": f"tools/bench/run.sh --only {pair.recipe.system}", **found,
+                **self.about(pair), "versions": self.versions(pair),
+                "command": f"tools/bench/run.sh --only {pair.recipe.system}", **found,
                 "quiet": found.get("other_cores", float("inf")) <= QUIET_CORES})
             say(f"{name}: taken over from tools/bench/run.sh")
 

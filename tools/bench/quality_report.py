@@ -55,10 +55,11 @@ def row(result, reference, source):
 
 def setting_table(label, rows, source):
     reference = next((row for row in rows if row["recipe"] == REFERENCE and measured(row)), None)
+    first = [source["label"], *(figure(source[text]) for text in TEXTS), "100 %", "100 %", "", "", ""]
     lines = [f"### {label}", "",
              "| recipe | perplexity A | perplexity B | gap closed A | gap closed B | time | peak memory | size |",
              "|---|---:|---:|---:|---:|---:|---:|---:|",
-             f"| {' | '.join([source['label'], *(figure(source[text]) for text in TEXTS), '100 %', '100 %', '', '', ''])} |"]
+             f"| {' | '.join(first)} |"]
     return [*lines, *(f"| {' | '.join(row(result, reference, source))} |" for result in rows), ""]
 
 
