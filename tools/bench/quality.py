@@ -216,7 +216,7 @@ def main():
     parser.add_argument("--state", action="store_true", help="run nothing, say what is done, failed and waits")
     parser.add_argument("--table-only", action="store_true", help="run nothing, print the table of what is there")
     parser.add_argument("--keep-models", action="store_true", help="leave the quantized models in the cache")
-    parser.add_argument("--limit-seconds", type=float, default=7200, help="of one quantization (7200)")
+    parser.add_argument("--limit-seconds", type=float, default=14400, help="of one quantization (14400)")
     parser.add_argument("--ranks", type=int, default=min(2, os.cpu_count() or 1), help="MPI ranks of gptq-hpc (2)")
     parser.add_argument("--publish", type=Path, metavar="STEM", help=argparse.SUPPRESS)
     parser.add_argument("--page", type=Path, help=argparse.SUPPRESS)
