@@ -49,6 +49,8 @@ class CudaKernels final : public Kernels {
   // solve_rows.cu
   std::vector<QuantizedRows> solve_rows(std::span<const RowsToSolve> parts, const SolveColumns& columns,
                                         const float* r, double damping, const SolveOptions& options) override;
+  // subtract.cu
+  void subtract(const Matrix& a, const Matrix& b, const Matrix& y) override;
   // weigh_rows.cu
   void weigh_rows(const Matrix& hidden, float eps, const Matrix& x, const Matrix& y) override;
   // squared_error.cu

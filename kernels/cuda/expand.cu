@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(kEntryThreads) expand_hessian_kernel(HessianVi
         static_cast<float>(damped_hessian_entry(view, view.order[p], j));
 }
 
-/// The same for scale · C − H.
+/// The same for scale · C.
 __global__ void __launch_bounds__(kEntryThreads)
     expand_cross_kernel(HessianView view, const std::int64_t* cross, const double* reference_unit, float* m) {
   const int q = static_cast<int>(blockIdx.x * kEntryThreads + threadIdx.x);
@@ -27,8 +27,8 @@ __global__ void __launch_bounds__(kEntryThreads)
   for (int p = static_cast<int>(blockIdx.y); p < view.n; p += static_cast<int>(gridDim.y)) {
     const int i = view.order[p];
     const double sum = static_cast<double>(cross[static_cast<std::int64_t>(i) * view.n + j]);
-    const double between = sum * view.scale * reference_unit[i] * view.unit[j];
-    m[static_cast<std::int64_t>(p) * view.n + q] = static_cast<float>(between - hessian_entry(view, i, j));
+    m[static_cast<std::int64_t>(p) * view.n + q] =
+        static_cast<float>(sum * view.scale * reference_unit[i] * view.unit[j]);
   }
 }
 

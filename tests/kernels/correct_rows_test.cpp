@@ -59,7 +59,9 @@ Streams make_streams(Backend& backend, Dense stream, Dense x, std::int64_t rows,
   layer.hessian = reference::hessian(x);
   Streams streams{
       std::move(stream), std::move(x), make_stage(backend, std::move(layer), section), {}, {}, {}};
-  streams.cross = reference::cross(streams.stream, streams.x);
+  Dense difference = streams.stream;
+  for (std::size_t k = 0; k < difference.values.size(); ++k) difference.values[k] -= streams.x.values[k];
+  streams.cross = reference::cross(difference, streams.x);
   const Dense own = reference::hessian(streams.stream);
   for (std::int64_t c = 0; c < n; ++c) {
     int exponent = 0;
@@ -164,12 +166,13 @@ TEST_P(CorrectRows, IsTheLeastSquaresSolution) {
     }
     return error;
   };
-  // Normal equations: W* H = W C.
+  // Normal equations: W* H = W (H + C).
   Dense target(5, n);
   for (std::int64_t r = 0; r < 5; ++r)
     for (std::int64_t i = 0; i < n; ++i)
       for (std::int64_t j = 0; j < n; ++j)
-        target.at(r, j) += streams.stage.layer.weight.at(r, i) * streams.cross.at(i, j);
+        target.at(r, j) += streams.stage.layer.weight.at(r, i) *
+                           (streams.cross.at(i, j) + streams.stage.layer.hessian.at(i, j));
   const Dense best = reference::solve_right(target, streams.stage.layer.hessian);
   EXPECT_LT(distance(corrected, best), 2e-3);
   EXPECT_NEAR(error_of(corrected) / error_of(best), 1, 1e-5);

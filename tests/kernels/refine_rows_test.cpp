@@ -51,7 +51,7 @@ TEST_P(RefineRows, NeverRaisesAnExactLossAndLowersTheirSum) {
   Layer layer = make_layer(test::is_emulated(name) ? 9 : 70, 260, 41);
   kill_columns(layer, {3, 200});
   const Stage stage = make_stage(backend(), std::move(layer), section);
-  const SolveOptions options = Recipe(section).solve_options();
+  const SolveOptions options = solve_options(section);
   const QuantizedRows solved = solve_stage(backend(), stage, options);
   double loss = sum(losses(stage, solved));
   // Scales first or not, from the solve's codes; more sweeps go on from fewer.
@@ -96,7 +96,7 @@ class RefineProperties : public test::BackendTest {
 TEST_P(RefineProperties, NoSweepsOnlyMeasures) {
   for (const QuantizationSection& section : unlike_sections()) {
     const Stage stage = make_stage(backend(), make_layer(9, 260, 42), section);
-    const SolveOptions options = Recipe(section).solve_options();
+    const SolveOptions options = solve_options(section);
     const QuantizedRows solved = solve_stage(backend(), stage, options);
     const QuantizedRows measured = refine(backend(), stage, solved, options, {0, true});
     EXPECT_EQ(measured.codes, solved.codes);
@@ -107,7 +107,7 @@ TEST_P(RefineProperties, NoSweepsOnlyMeasures) {
 TEST_P(RefineProperties, WhatIsRefinedToTheEndStaysAsItIs) {
   for (const QuantizationSection& section : unlike_sections()) {
     const Stage stage = make_stage(backend(), make_layer(emulated() ? 5 : 40, 260, 43), section);
-    const SolveOptions options = Recipe(section).solve_options();
+    const SolveOptions options = solve_options(section);
     const QuantizedRows end =
         refine(backend(), stage, solve_stage(backend(), stage, options), options, {60, true});
     EXPECT_TRUE(same_bits(refine(backend(), stage, end, options, {1, true}), end));
@@ -120,7 +120,7 @@ TEST_P(RefineProperties, WhatIsRefinedToTheEndStaysAsItIs) {
 TEST_P(RefineProperties, RoundToNearestBecomesAlmostAsGoodAsTheSolve) {
   const QuantizationSection section = section_of(4, 64, true, kOrderModes[2], "weighted");
   const Stage stage = make_stage(backend(), make_layer(20, 192, 44), section);
-  const SolveOptions options = Recipe(section).solve_options();
+  const SolveOptions options = solve_options(section);
   const QuantizedRows nearest = round_to_nearest(backend(), stage.layer, stage.factor.columns, section);
   const QuantizedRows refined = refine(backend(), stage, nearest, options, {20, true});
   expect_promises(stage, nearest, refined, options);
@@ -132,7 +132,7 @@ TEST_P(RefineProperties, ThreeLevels) {
   for (const bool sym : {true, false}) {
     const QuantizationSection section = section_of(2, 100, sym, kOrderModes[2], "weighted");
     const Stage stage = make_stage(backend(), make_layer(9, 260, 45), section);
-    SolveOptions options = Recipe(section).solve_options();
+    SolveOptions options = solve_options(section);
     options.trits = true;
     const QuantizedRows solved = solve_stage(backend(), stage, options);
     const QuantizedRows refined = refine(backend(), stage, solved, options, {3, true});
@@ -147,7 +147,7 @@ TEST_P(RefineProperties, DeadColumnsAndRowsOfZerosStay) {
   for (std::int64_t c = 0; c < 140; ++c) layer.weight.at(2, c) = 0;
   for (const QuantizationSection& section : unlike_sections()) {
     const Stage stage = make_stage(backend(), layer, section);
-    const SolveOptions options = Recipe(section).solve_options();
+    const SolveOptions options = solve_options(section);
     const QuantizedRows refined =
         refine(backend(), stage, solve_stage(backend(), stage, options), options, {3, true});
     const SolveColumns& columns = stage.factor.columns;
@@ -164,7 +164,7 @@ TEST_P(RefineProperties, AllColumnsDead) {
   std::fill(layer.hessian.values.begin(), layer.hessian.values.end(), 0.0);
   const QuantizationSection section = section_of(4, 16, false, kOrderModes[2], "weighted");
   const Stage stage = make_stage(backend(), layer, section);
-  const SolveOptions options = Recipe(section).solve_options();
+  const SolveOptions options = solve_options(section);
   const QuantizedRows solved = solve_stage(backend(), stage, options);
   const QuantizedRows refined = refine(backend(), stage, solved, options, {3, true});
   EXPECT_EQ(refined.codes, solved.codes);
@@ -180,7 +180,7 @@ TEST_P(RefineProperties, MagnitudesFarFromOne) {
     for (double& h : layer.hessian.values) h *= magnitude * magnitude;
     const QuantizationSection section = section_of(3, 32, true, kOrderModes[2], "weighted");
     const Stage stage = make_stage(backend(), layer, section);
-    const SolveOptions options = Recipe(section).solve_options();
+    const SolveOptions options = solve_options(section);
     const QuantizedRows solved = solve_stage(backend(), stage, options);
     const QuantizedRows refined = refine(backend(), stage, solved, options, {3, true});
     const std::vector<double> before = losses(stage, solved), after = losses(stage, refined);
@@ -192,7 +192,7 @@ TEST_P(RefineProperties, MagnitudesFarFromOne) {
 TEST_P(RefineProperties, NanInWeightsIsANumericalError) {
   const QuantizationSection section = section_of(4, 64, true, kOrderModes[2], "weighted");
   Stage stage = make_stage(backend(), make_layer(66, 64, 49), section);
-  const SolveOptions options = Recipe(section).solve_options();
+  const SolveOptions options = solve_options(section);
   const QuantizedRows solved = solve_stage(backend(), stage, options);
   stage.layer.weight.at(65, 3) = std::numeric_limits<double>::quiet_NaN();
   EXPECT_THROW(refine(backend(), stage, solved, options, {2, true}), NumericalError);

@@ -15,7 +15,7 @@ TEST_P(RefineSameBits, ForAnyPartitionOfTheRows) {
   const std::int64_t rows = emulated() ? 70 : 150;
   for (const QuantizationSection& section : unlike_sections()) {
     const Stage stage = make_stage(backend(), make_layer(rows, 200, 61), section);
-    const SolveOptions options = Recipe(section).solve_options();
+    const SolveOptions options = solve_options(section);
     const QuantizedRows solved = solve_stage(backend(), stage, options);
     const QuantizedRows whole = refine(backend(), stage, solved, options, {3, true});
     for (const std::int64_t step : {1, 37, 100}) {
@@ -36,7 +36,7 @@ TEST_P(RefineSameBits, ForPartsOfEveryTypeTogetherAndAlone) {
   const std::int64_t n = 140;
   const QuantizationSection section = unlike_sections()[0];
   const Stage stage = make_stage(backend(), make_layer(110, n, 62), section);
-  const SolveOptions options = Recipe(section).solve_options();
+  const SolveOptions options = solve_options(section);
   const HostTensor floats = as_tensor(stage.layer.weight);
   const HostTensor halves = convert(floats, DType::f16), brains = convert(floats, DType::bf16);
   const auto prepared = backend().kernels().prepare_linear(brains.matrix(), {}, DType::bf16);
@@ -62,7 +62,7 @@ TEST_P(RefineSameBits, ForPartsOfEveryTypeTogetherAndAlone) {
 TEST_P(RefineSameBits, AgainAfterOtherWorkAndOnAFreshBackend) {
   for (const QuantizationSection& section : unlike_sections()) {
     const Stage stage = make_stage(backend(), make_layer(emulated() ? 10 : 70, 260, 63), section);
-    const SolveOptions options = Recipe(section).solve_options();
+    const SolveOptions options = solve_options(section);
     const QuantizedRows solved = solve_stage(backend(), stage, options);
     const QuantizedRows first = refine(backend(), stage, solved, options, {2, true});
     const Stage other = make_stage(backend(), make_layer(5, 300, 64), section);
@@ -81,7 +81,7 @@ TEST(RefineOnTheCpu, AnyNumberOfThreadsGivesTheSameBits) {
   const Layer layer = make_layer(300, 260, 65);
   const auto one = test::make_test_backend("cpu", 1);
   for (const QuantizationSection& section : unlike_sections()) {
-    const SolveOptions options = Recipe(section).solve_options();
+    const SolveOptions options = solve_options(section);
     const Stage stage = make_stage(*one, layer, section);
     const QuantizedRows solved = solve_stage(*one, stage, options);
     const QuantizedRows expected = refine(*one, stage, solved, options, {2, true});

@@ -19,7 +19,7 @@ class RefineTiny : public test::BackendTest {
   Losses losses_of(std::int64_t n, bool sym, unsigned seed) {
     const QuantizationSection section = section_of(2, -1, sym, kOrderModes[1], "weighted");
     const Stage stage = make_stage(backend(), make_layer(kRows, n, seed), section);
-    const SolveOptions options = Recipe(section).solve_options();
+    const SolveOptions options = solve_options(section);
     const QuantizedRows solved = solve_stage(backend(), stage, options);
     const QuantizedRows refined = refine(backend(), stage, solved, options, {10, false});
     EXPECT_TRUE(reference::is_optimal_by_column(stage.layer.weight, stage.layer.hessian, refined,
@@ -60,7 +60,7 @@ TEST_P(RefineTiny, LiesBetweenTheSolveAndTheBestOfAllCodes) {
 TEST_P(RefineTiny, ScalesOfOneColumnFitIt) {
   const QuantizationSection section = section_of(3, -1, true, kOrderModes[0], "minmax");
   const Stage stage = make_stage(backend(), make_layer(50, 1, 52), section);
-  const SolveOptions options = Recipe(section).solve_options();
+  const SolveOptions options = solve_options(section);
   const QuantizedRows refined =
       refine(backend(), stage, solve_stage(backend(), stage, options), options, {3, true});
   for (std::int64_t r = 0; r < 50; ++r) {
@@ -77,7 +77,7 @@ TEST_P(RefineTiny, ScalesAreTheClosedForm) {
   const std::int64_t n = 6;
   const QuantizationSection section = section_of(4, -1, true, kOrderModes[2], "minmax");
   const Stage stage = make_stage(backend(), make_layer(60, n, 53), section);
-  const SolveOptions options = Recipe(section).solve_options();
+  const SolveOptions options = solve_options(section);
   const QuantizedRows solved = solve_stage(backend(), stage, options);
   const QuantizedRows end = refine(backend(), stage, solved, options, {60, true});
   for (std::int64_t r = 0; r < 60; ++r) {

@@ -24,7 +24,7 @@ TEST_P(SolveLevels, ThreeLevelsAreTheTextbooks) {
         SCOPED_TRACE(std::string(search) + (sym ? ", " : ", asymmetric, ") + std::to_string(group_size));
         const QuantizationSection section = section_of(2, group_size, sym, kOrderModes[2], search);
         const Stage stage = make_stage(backend(), layer, section);
-        SolveOptions options = Recipe(section).solve_options();
+        SolveOptions options = solve_options(section);
         options.trits = true;
         const QuantizedRows rows = solve_stage(backend(), stage, options);
         const reference::Result expected = reference::quantize(layer.weight, layer.hessian, section, 3);
@@ -44,7 +44,7 @@ TEST_P(SolveLevels, OddNumbersOfBitsAreTheTextbooks) {
       SCOPED_TRACE(std::to_string(bits) + (sym ? " bits" : " bits, asymmetric"));
       const QuantizationSection section = section_of(bits, 100, sym, kOrderModes[2], "minmax");
       const Stage stage = make_stage(backend(), layer, section);
-      const SolveOptions options = Recipe(section).solve_options();
+      const SolveOptions options = solve_options(section);
       const QuantizedRows rows = solve_stage(backend(), stage, options);
       const reference::Result expected = reference::quantize(layer.weight, layer.hessian, section);
       EXPECT_GE(share_of_equal(rows.codes, expected.codes), test::tolerances_of(GetParam()).equal_codes);
@@ -59,7 +59,7 @@ TEST_P(SolveLevels, OddNumbersOfBitsAreTheTextbooks) {
 TEST_P(SolveLevels, GivenScalesAreUsedAsTheyAre) {
   for (const QuantizationSection& section : unlike_sections()) {
     const Stage stage = make_stage(backend(), make_layer(70, 260, 93), section);
-    const SolveOptions options = Recipe(section).solve_options();
+    const SolveOptions options = solve_options(section);
     const QuantizedRows sought = solve_stage(backend(), stage, options);
     const HostTensor weight = as_tensor(stage.layer.weight);
     const auto groups = static_cast<std::size_t>(stage.factor.columns.groups);
@@ -88,7 +88,7 @@ TEST_P(SolveLevels, GivenScalesAreUsedAsTheyAre) {
 TEST_P(SolveLevels, GivenAndSoughtScalesInOneCall) {
   for (const QuantizationSection& section : unlike_sections()) {
     const Stage stage = make_stage(backend(), make_layer(20, 260, 94), section);
-    const QuantizedRows sought = solve_stage(backend(), stage, Recipe(section).solve_options());
+    const QuantizedRows sought = solve_stage(backend(), stage, solve_options(section));
     const HostTensor weight = as_tensor(stage.layer.weight);
     const auto groups = static_cast<std::size_t>(stage.factor.columns.groups);
     const std::vector<RowsToSolve> parts = {
@@ -111,7 +111,7 @@ TEST_P(SolveLevels, RoundToNearestWithGivenScales) {
   const HostTensor weight = as_tensor(layer.weight);
   const RowsToSolve part{weight.matrix(), nullptr, 0, sought.scales.data(), sought.zeros.data()};
   const QuantizedRows given =
-      backend().kernels().solve_rows({&part, 1}, columns, nullptr, 0, Recipe(section).solve_options())[0];
+      backend().kernels().solve_rows({&part, 1}, columns, nullptr, 0, solve_options(section))[0];
   EXPECT_TRUE(same_bits(given, sought));
 }
 

@@ -50,6 +50,26 @@ TEST_P(RowFiguresTest, RowsAreWeighedByTheNormOfTheirHiddenState) {
   }
 }
 
+TEST_P(RowFiguresTest, DifferencesAreRoundedOnce) {
+  for (const auto& [rows, n] :
+       std::vector<std::pair<std::int64_t, std::int64_t>>{{1, 1}, {70, 96}, {129, 257}}) {
+    const Array a = reference::random_array(rows, n, dtype(), 5),
+                b = reference::random_array(rows, n, dtype(), 6);
+    Array expected = a;
+    for (std::size_t k = 0; k < expected.values.size(); ++k) {
+      const auto difference = static_cast<float>(a.values[k] - b.values[k]);
+      expected.values[k] = dtype() == DType::bf16 ? to_float(to_bf16(difference)) : difference;
+    }
+    for (const test::View& view : kViews) {
+      const TestMatrix left(backend(), a, dtype(), view), right(backend(), b, dtype(), view);
+      const TestMatrix out(backend(), dtype(), rows, n, view);
+      kernels().subtract(left.matrix(), right.matrix(), out.matrix());
+      EXPECT_TRUE(out.is_written());
+      EXPECT_EQ(reference::largest_difference(out.array(), expected), 0) << rows << "x" << n;
+    }
+  }
+}
+
 TEST_P(RowFiguresTest, ARowsWeightDependsOnThatRowAlone) {
   const Array hidden = reference::random_array(140, 300, DType::f32, 3);
   const Array x = reference::random_array(140, 77, dtype(), 4);

@@ -86,7 +86,7 @@ Dense correct(const Dense& weight, const Dense& c, const Dense& h, double dampin
   for (std::int64_t i = 0; i < n; ++i) damped.at(i, i) = (h.at(i, i) == 0 ? 1 : h.at(i, i)) + damping;
   for (std::int64_t r = 0; r < weight.rows; ++r)
     for (std::int64_t i = 0; i < n; ++i)
-      for (std::int64_t j = 0; j < n; ++j) y.at(r, j) += weight.at(r, i) * (c.at(i, j) - h.at(i, j));
+      for (std::int64_t j = 0; j < n; ++j) y.at(r, j) += weight.at(r, i) * c.at(i, j);
   const Dense change = solve_right(y, damped);
   for (std::size_t k = 0; k < result.values.size(); ++k) result.values[k] += alpha * change.values[k];
   return result;

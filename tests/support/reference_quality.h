@@ -22,7 +22,7 @@ Dense cross(const Dense& a, const Dense& b);
 /// X with X·A = B, by elimination with pivots. Throws where A is singular.
 Dense solve_right(const Dense& b, const Dense& a);
 
-/// W + α·W·(C − H)·(H + λI)⁻¹, dead columns' diagonal 1 + λ.
+/// W + α·W·C·(H + λI)⁻¹, dead columns' diagonal 1 + λ.
 Dense correct(const Dense& weight, const Dense& c, const Dense& h, double damping, double alpha);
 
 /// The codes (n) of the lowest (w−q) H (w−q)ᵀ of all there are, for one row and given scale and zero of each

@@ -2,7 +2,7 @@
 // same integers, and nothing touched that is under way. Kernels and collectives are stand-ins that note what
 // they are asked for.
 
-#include "pipeline/stage_solver.h"
+#include "pipeline/stage_sums.h"
 
 #include <gtest/gtest.h>
 
@@ -68,6 +68,28 @@ class NotingKernels final : public Kernels {
   bool factor(const FactorInput&, float*) override { unused(); }
   std::vector<QuantizedRows> solve_rows(std::span<const RowsToSolve>, const SolveColumns&, const float*,
                                         double, const SolveOptions&) override {
+    unused();
+  }
+  void weigh_rows(const Matrix&, float, const Matrix&, const Matrix&) override { unused(); }
+  void subtract(const Matrix&, const Matrix&, const Matrix&) override { unused(); }
+  void squared_error(const Batch&, const Matrix&, const Matrix&, std::span<double>,
+                     std::span<double>) override {
+    unused();
+  }
+  void accumulate_cross(const Matrix&, std::span<const int>, const Matrix&, std::span<const int>,
+                        std::int64_t*) override {
+    unused();
+  }
+  void expand_hessian(const FactorInput&, float*) override { unused(); }
+  void expand_cross(const FactorInput&, const std::int64_t*, std::span<const int>, float*) override {
+    unused();
+  }
+  std::vector<HostTensor> correct_rows(std::span<const RowsToSolve>, const SolveColumns&, const float*,
+                                       const float*, double) override {
+    unused();
+  }
+  void refine_rows(std::span<const RowsToSolve>, const SolveColumns&, const float*, const SolveOptions&,
+                   const RefineOptions&, std::span<QuantizedRows>) override {
     unused();
   }
 
@@ -171,15 +193,15 @@ struct Summing {
       activations.write_x(i, 0, {row.data(), DType::f32, 1, kWidth, kWidth});
     }
     LateCollectives collectives(notes, overlaps);
-    const Recipe recipe{QuantizationSection()};
     PhaseClock phases(backend);
-    StageSolver solver(backend, world(), collectives, recipe, 2 * kChunks, kChunks, phases);
-    const HessianSum sum = solver.accumulate(activations, kWidth, std::vector<float>(kWidth, 1), before,
-                                             [&](const HessianSum&, const std::vector<std::int64_t>&) {
-                                               ++rounds;
-                                               notes.push_back("round");
-                                             });
-    values.assign(sum.values(), sum.values() + sum.count());
+    StageSummer summer(backend, world(), collectives, 2 * kChunks, 0, 1e-6f, phases);
+    StageInput input{.activations = activations, .width = kWidth, .maximum = std::vector<float>(kWidth, 1)};
+    const StageSums sums =
+        summer.accumulate(input, before, [&](const StageSums&, const std::vector<std::int64_t>&) {
+          ++rounds;
+          notes.push_back("round");
+        });
+    values.assign(sums.hessian.values(), sums.hessian.values() + sums.hessian.count());
   }
   void expect_whole() const {
     constexpr std::int64_t total = kChunks * (kChunks + 1) / 2;
