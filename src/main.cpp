@@ -48,7 +48,7 @@ void quantize(const JobConfig& job, bool fresh, Communicator& comm) {
   catch_stop_signals();
   const Report report = run_quantize(job, fresh, comm);
   if (!comm.is_root()) return;
-  if (report.layers.empty()) {
+  if (report.already_finished) {
     log::info("{} already holds this job's finished output; nothing to do (--overwrite does it again)",
               report.output);
   } else {

@@ -33,8 +33,9 @@ struct MemoryFigures {
 /// Everything worth knowing after a run; report.json and report.csv in the output directory.
 struct Report {
   std::string version;
-  std::string started;        ///< ISO 8601, UTC
-  std::int64_t attempts = 1;  ///< 2 and more: an interrupted job that went on; phases are the last one's
+  std::string started;            ///< ISO 8601, UTC
+  bool already_finished = false;  ///< the output was there: nothing below was done
+  std::int64_t attempts = 1;      ///< 2 and more: an interrupted job that went on; phases are the last one's
   int ranks = 1;
   int threads = 1;
   std::string backend;  ///< "cpu", "cuda"

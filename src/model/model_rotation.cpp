@@ -113,7 +113,7 @@ void ModelRotation::turn_layer(const LinearShape& layer, const Rotation& values,
   }
   HostTensor& weight = weights.tensors.at(weight_of(layer.name));
   weight = turned(std::move(weight), how, weight_type(module, weight.dtype), weight_of(module));
-  if (!layer.bias || how.outputs == nullptr) return;
+  if (!layer.bias) return;
   HostTensor& bias = weights.tensors.at(layer.name + ".bias");
   const bool half = rounding_.half_biases && rounding_.quantized(module);
   bias = turned(std::move(bias), {nullptr, how.outputs, nullptr}, half ? DType::f16 : bias.dtype,

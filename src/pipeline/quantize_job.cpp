@@ -49,7 +49,8 @@ class QuantizeJob {
 
   Report run() {
     report_ = new_report(job_, inputs_, compute_, comm_);
-    if (already_finished()) return report_;
+    report_.already_finished = already_finished();
+    if (report_.already_finished) return report_;
     try {
       prepare();
       quantize_blocks();
