@@ -172,7 +172,7 @@ std::optional<Manifest> read_manifest(const fs::path& directory) {
     if (text.at("format") != kManifestFormat || text.at("version") != kManifestVersion) {
       throw InputError("{} is no manifest of version {} of this program", path.string(), kManifestVersion);
     }
-    Manifest manifest{text.at("fingerprint"), text.at("created_by"), text.value("output_format", "gptq"), {}};
+    Manifest manifest{text.at("fingerprint"), text.at("created_by"), {}, text.value("output_format", "gptq")};
     for (const auto& [name, entry] : text.at("files").items()) {
       if (name.empty() || name.find('/') != std::string::npos || name == "." || name == "..") {
         throw InputError("{}: '{}' is no plain file name", path.string(), name);

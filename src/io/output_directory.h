@@ -18,8 +18,8 @@ struct Manifest {
   };
   std::string fingerprint;
   std::string created_by;
-  std::string output_format = "gptq";  ///< output.format: what kind of model this is
   std::map<std::string, Entry> files;
+  std::string output_format = "gptq";  ///< output.format: what kind of model this is
 };
 
 inline constexpr const char* kManifestFile = "manifest.json";

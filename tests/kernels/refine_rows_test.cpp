@@ -63,9 +63,8 @@ TEST_P(RefineRows, NeverRaisesAnExactLossAndLowersTheirSum) {
     const double lower = sum(losses(stage, refined));
     EXPECT_LT(lower, loss);
     loss = lower;
-    if (!how.refit_scales)
-      for (std::size_t k = 0; k < refined.scales.size(); ++k)
-        EXPECT_EQ(refined.scales[k].bits, solved.scales[k].bits);
+    for (std::size_t k = 0; k < refined.scales.size() && !how.refit_scales; ++k)
+      EXPECT_EQ(refined.scales[k].bits, solved.scales[k].bits);
   }
 }
 

@@ -51,7 +51,9 @@ TEST_P(RefineTiny, LiesBetweenTheSolveAndTheBestOfAllCodes) {
         better += losses.refined[row] < losses.solved[row];
       }
       EXPECT_GE(optimal, n == 1 ? kRows : kRows * 3 / 4);
-      if (n == 3) EXPECT_GT(better, 0);
+      if (n == 3) {
+        EXPECT_GT(better, 0);
+      }
     }
   }
 }

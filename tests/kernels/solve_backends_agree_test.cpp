@@ -13,7 +13,9 @@ class SolveBackendsAgree : public test::BackendTest {
   void compare(const Layer& layer, const QuantizationSection& section) {
     const auto cpu = test::make_test_backend("cpu");
     const StageFactor ours = factor(*cpu, layer, section);
-    StageFactor theirs{ours.columns, {}, ours.damping, ours.damp_percent, 0, false};
+    StageFactor theirs;
+    theirs.columns = ours.columns;
+    theirs.damping = ours.damping;
     theirs.r = to_device(backend(), ours.factor(), ours.r.size());
     const std::int64_t rows = layer.weight.rows;
     expect_same(solve_rows(*cpu, layer, ours, section, 0, rows),

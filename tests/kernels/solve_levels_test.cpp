@@ -30,8 +30,9 @@ TEST_P(SolveLevels, ThreeLevelsAreTheTextbooks) {
         const reference::Result expected = reference::quantize(layer.weight, layer.hessian, section, 3);
         EXPECT_GE(share_of_equal(rows.codes, expected.codes), test::tolerances_of(GetParam()).equal_codes);
         EXPECT_EQ(*std::max_element(rows.codes.begin(), rows.codes.end()), 2);
-        if (sym)
+        if (sym) {
           for (const std::uint8_t zero : rows.zeros) EXPECT_EQ(zero, 1);
+        }
       }
     }
   }

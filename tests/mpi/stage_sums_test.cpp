@@ -195,7 +195,7 @@ struct Summing {
     LateCollectives collectives(notes, overlaps);
     PhaseClock phases(backend);
     StageSummer summer(backend, world(), collectives, 2 * kChunks, 0, 1e-6f, phases);
-    StageInput input{.activations = activations, .width = kWidth, .maximum = std::vector<float>(kWidth, 1)};
+    const StageInput input{activations, nullptr, kWidth, false, 0, std::vector<float>(kWidth, 1), {}};
     const StageSums sums =
         summer.accumulate(input, before, [&](const StageSums&, const std::vector<std::int64_t>&) {
           ++rounds;

@@ -28,26 +28,43 @@ const std::string kConfigs = std::string(GPTQ_SOURCE_DIR) + "/configs";
 JobConfig unusual_job() {
   JobConfig job;
   job.model.path = "a dir/with \"quotes\" \\ and ${braces}";
-  job.calibration = {"~not home", 7, 123};
-  job.quantization = {"gptq",
-                      3,
-                      -1,
-                      false,
-                      0.1 + 0.2,
-                      0.0,
-                      true,
-                      false,
-                      true,
-                      "mse",
-                      2.4,
-                      37,
-                      0.75,
-                      false,
-                      {"model\\.layers\\.[0-3]\\.", "q_proj"},
-                      {"a: b", "#x", "'"},
-                      5};
+  CalibrationSection& calibration = job.calibration;
+  calibration.path = "~not home";
+  calibration.num_samples = 7;
+  calibration.held_out = 0.125;
+  calibration.chunk_tokens = 123;
+  QuantizationSection& recipe = job.quantization;
+  recipe.bits = 3;
+  recipe.group_size = -1;
+  recipe.sym = false;
+  recipe.damp_percent = 0.1 + 0.2;
+  recipe.damp_auto_increment = 0.0;
+  recipe.desc_act = true;
+  recipe.act_group_aware = false;
+  recipe.static_groups = true;
+  recipe.scale_search = "mse";
+  recipe.mse_norm = 2.4;
+  recipe.mse_grid = 37;
+  recipe.max_shrink = 0.75;
+  recipe.true_sequential = false;
+  recipe.quality = "best";
+  recipe.token_weight = "residual";
+  recipe.refine_sweeps = 11;
+  recipe.refine_scales = false;
+  recipe.correction_alpha = 0.7;
+  recipe.correction_part = 0.3;
+  recipe.correction_layers = {"o_proj", "[gu]"};
+  recipe.rotation = "hadamard";
+  recipe.best_of = {"mse_norm=2.4 damp_percent=0.01"};
+  recipe.include = {"model\\.layers\\.[0-3]\\.", "q_proj"};
+  recipe.exclude = {"a: b", "#x", "'"};
+  recipe.max_fallbacks = 5;
   job.compute = {"cpu", "fp32", 3, "disk", "/a place", 9};
-  job.output = {"null", true, "gptq_v2", 1'000'000'000'000};
+  job.output.path = "null";
+  job.output.overwrite = true;
+  job.output.checkpoint_format = "gptq_v2";
+  job.output.format = "dequantized";
+  job.output.max_shard_bytes = 1'000'000'000'000;
   job.checkpoint = {false, "check point", 0.5, 3, "accept"};
   job.comm = {12.25};
   job.eval = {"\xc3\xa4\x01", {"a,b.h5", "[c].h5"}, 11};
