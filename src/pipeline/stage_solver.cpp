@@ -189,7 +189,7 @@ SolvedRows StageSolver::solve_own_rows(const StageFactor& factor,
         {layer.weight->matrix().rows_from(range.first, range.count), layer.prepared, range.first});
   }
   solved.rows = backend_.kernels().solve_rows(parts, factor.columns, factor.factor(), factor.damping,
-                                              recipe_.solve_options());
+                                              solve_options(recipe_.section()));
   return solved;
 }
 

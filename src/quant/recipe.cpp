@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <regex>
+#include <tuple>
 
 #include "base/error.h"
 
@@ -51,23 +52,35 @@ bool Recipe::selects(const std::string& module) const {
   return included && std::none_of(exclude_.begin(), exclude_.end(), matches);
 }
 
-SolveOptions Recipe::solve_options() const {
+QuantizationSection Recipe::section_of(const std::string&) const {
+  return section_;
+}
+
+SolveOptions solve_options(const QuantizationSection& section) {
   SolveOptions options;
-  options.bits = section_.bits;
-  options.sym = section_.sym;
-  if (section_.scale_search == "minmax") {
+  options.bits = section.bits;
+  options.sym = section.sym;
+  if (section.scale_search == "minmax") {
     options.search = SolveOptions::Search::minmax;
-  } else if (section_.scale_search == "mse") {
+  } else if (section.scale_search == "mse") {
     options.search = SolveOptions::Search::mse;
   } else {
-    GPTQ_EXPECT(section_.scale_search == "weighted");
+    GPTQ_EXPECT(section.scale_search == "weighted");
     options.search = SolveOptions::Search::weighted;
   }
-  options.norm = section_.mse_norm;
-  options.grid = section_.mse_grid;
-  options.max_shrink = section_.max_shrink;
-  options.refit_every_group = !section_.static_groups;
+  options.norm = section.mse_norm;
+  options.grid = section.mse_grid;
+  options.max_shrink = section.max_shrink;
+  options.refit_every_group = !section.static_groups;
   return options;
+}
+
+bool same_columns(const QuantizationSection& a, const QuantizationSection& b) {
+  const auto signature = [](const QuantizationSection& section) {
+    return std::tie(section.group_size, section.desc_act, section.act_group_aware, section.static_groups,
+                    section.damp_percent, section.damp_auto_increment);
+  };
+  return signature(a) == signature(b);
 }
 
 }  // namespace gptq

@@ -18,7 +18,8 @@ class Recipe {
   /// full name or the name inside the block, or if it is found in the full name as an ECMAScript regex.
   bool selects(const std::string& module) const;
   const QuantizationSection& section() const { return section_; }
-  SolveOptions solve_options() const;
+  /// The section's values for one layer, after the rules that match it.
+  QuantizationSection section_of(const std::string& module) const;
 
  private:
   struct Pattern;
@@ -30,5 +31,12 @@ class Recipe {
   ~Recipe();
   Recipe(Recipe&&) noexcept;
 };
+
+/// How the rows of a layer with these values are solved.
+SolveOptions solve_options(const QuantizationSection& section);
+
+/// Layers of a stage group with equal signatures (group_size, desc_act, act_group_aware, static_groups,
+/// damp_percent, damp_auto_increment) share the order of columns, the groups and the factor.
+bool same_columns(const QuantizationSection& a, const QuantizationSection& b);
 
 }  // namespace gptq

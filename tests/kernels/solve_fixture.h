@@ -51,7 +51,7 @@ inline StageFactor factor(Backend& backend, const Layer& layer, const Quantizati
 inline std::vector<QuantizedRows> solve_parts(Backend& backend, std::span<const RowsToSolve> parts,
                                               const StageFactor& factor, const QuantizationSection& section) {
   return backend.kernels().solve_rows(parts, factor.columns, factor.factor(), factor.damping,
-                                      Recipe(section).solve_options());
+                                      solve_options(section));
 }
 
 /// Rows [first, first + count) of the layer.
@@ -66,7 +66,7 @@ inline QuantizedRows round_to_nearest(Backend& backend, const Layer& layer, cons
                                       const QuantizationSection& section) {
   const HostTensor weight = as_tensor(layer.weight);
   const RowsToSolve part{weight.matrix()};
-  return backend.kernels().solve_rows({&part, 1}, columns, nullptr, 0, Recipe(section).solve_options())[0];
+  return backend.kernels().solve_rows({&part, 1}, columns, nullptr, 0, solve_options(section))[0];
 }
 
 struct Solved {

@@ -53,7 +53,7 @@ TEST(Recipe, SolveOptionsFollowTheSection) {
   section.mse_grid = 50;
   section.max_shrink = 0.5;
   section.static_groups = true;
-  const SolveOptions options = Recipe(section).solve_options();
+  const SolveOptions options = solve_options(section);
   EXPECT_EQ(options.bits, 3);
   EXPECT_FALSE(options.sym);
   EXPECT_EQ(options.search, SolveOptions::Search::mse);
@@ -62,7 +62,7 @@ TEST(Recipe, SolveOptionsFollowTheSection) {
   EXPECT_EQ(options.max_shrink, 0.5);
   EXPECT_FALSE(options.refit_every_group);
   section.scale_search = "minmax";
-  EXPECT_EQ(Recipe(section).solve_options().search, SolveOptions::Search::minmax);
+  EXPECT_EQ(solve_options(section).search, SolveOptions::Search::minmax);
 }
 
 }  // namespace
