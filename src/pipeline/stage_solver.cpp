@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "quant/fallback.h"
 
 namespace gptq {
 namespace {
@@ -206,7 +207,7 @@ LayerStatistics StageSolver::statistics(const LayerToQuantize& layer, const Stag
   row.damp_percent = factor.damp_percent;
   row.damping_steps = factor.damping_steps;
   row.fallback = factor.fallback;
-  if (factor.fallback) row.fallback_reason = "the Hessian is not positive definite even with full damping";
+  if (factor.fallback) row.fallback_reason = not_positive_definite();
   return row;
 }
 
