@@ -55,6 +55,17 @@ HostTensor half_bias(const HostTensor& bias, const std::string& name) {
   return half;
 }
 
+/// By their names in the output.
+std::map<std::string, HostTensor> packed_tensors(const QuantizedLayer& layer, bool v2) {
+  PackedLayer packed = pack(layer, v2);
+  std::map<std::string, HostTensor> tensors;
+  tensors.emplace(layer.module + ".qweight", std::move(packed.qweight));
+  tensors.emplace(layer.module + ".qzeros", std::move(packed.qzeros));
+  tensors.emplace(layer.module + ".scales", std::move(packed.scales));
+  tensors.emplace(layer.module + ".g_idx", std::move(packed.g_idx));
+  return tensors;
+}
+
 /// The tensors of one block, made when they are asked for and handed out once: about one packed layer is in
 /// memory at a time, and the scales.
 class BlockTensors {
@@ -79,13 +90,7 @@ class BlockTensors {
   }
 
  private:
-  void pack_layer(const QuantizedLayer& layer) {
-    PackedLayer packed = pack(layer, v2_);
-    ready_[layer.module + ".qweight"] = std::move(packed.qweight);
-    ready_[layer.module + ".qzeros"] = std::move(packed.qzeros);
-    ready_[layer.module + ".scales"] = std::move(packed.scales);
-    ready_[layer.module + ".g_idx"] = std::move(packed.g_idx);
-  }
+  void pack_layer(const QuantizedLayer& layer) { ready_.merge(packed_tensors(layer, v2_)); }
 
   const BlockWeights& weights_;
   const std::string& prefix_;
@@ -242,6 +247,12 @@ std::string Exporter::write_block(std::int64_t block, const BlockWeights& weight
   s.block_sha256[index] = hash.hex();
   s.finish_files();
   return s.block_sha256[index];
+}
+
+void Exporter::write_head(const QuantizedLayer& head) {
+  State& s = *state_;
+  const auto tensors = packed_tensors(head, s.job.output.checkpoint_format == "gptq_v2");
+  for (const std::string& name : s.layout.head) s.writer_of(name).write(name, tensors.at(name));
 }
 
 std::vector<std::string> Exporter::block_sha256() const {

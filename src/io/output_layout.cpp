@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "io/safetensors_writer.h"
+#include "model/recipe_check.h"
 #include "quant/packing.h"
 
 namespace gptq {
@@ -53,7 +54,7 @@ class LayoutMaker {
     add({kept(embedding, model_.files().info(embedding))});
     layout_.outside_blocks.push_back(embedding);
     for (std::int64_t block = 0; block < model_.config().num_hidden_layers; ++block) add_block(block);
-    NamedTensors rest;
+    NamedTensors rest = packed_head();
     for (const std::string& name : outside_) {
       if (name == embedding || is_left_out(name)) continue;
       rest.push_back(kept(name, model_.files().info(name)));
@@ -90,8 +91,20 @@ class LayoutMaker {
   }
 
   bool is_left_out(const std::string& name) const {
-    const std::string head = std::string(model_.architecture().head) + ".weight";
-    return (model_.config().tie_word_embeddings && name == head) || name.ends_with("rotary_emb.inv_freq");
+    const std::string head(model_.architecture().head);
+    const bool replaced = model_.config().tie_word_embeddings || recipe_.quantizes_head(head);
+    return (replaced && name == head + ".weight") || name.ends_with("rotary_emb.inv_freq");
+  }
+
+  /// What stands for the head's weight where it is quantized.
+  NamedTensors packed_head() {
+    const LinearShape head = head_shape(model_.architecture(), model_.config());
+    if (!recipe_.quantizes_head(head.name)) return {};
+    if (const std::string problem = head_problem(model_, recipe_); !problem.empty())
+      throw UsageError("{}", problem);
+    NamedTensors tensors = packed_tensors(head.name, head, recipe_.section_of(head.name));
+    for (const auto& [name, info] : tensors) layout_.head.push_back(name);
+    return tensors;
   }
 
   void add_block(std::int64_t block) {
@@ -102,7 +115,7 @@ class LayoutMaker {
       for (const LinearShape& layer : group.layers) {
         const std::string module = prefix + layer.name;
         if (!recipe_.selects(module)) continue;
-        for (auto& tensor : packed_tensors(module, layer, recipe_.section()))
+        for (auto& tensor : packed_tensors(module, layer, recipe_.section_of(module)))
           tensors.push_back(std::move(tensor));
         replaced.insert(module + ".weight");
         if (model_.files().contains(module + ".bias")) {

@@ -140,9 +140,10 @@ ModelWeights::~ModelWeights() = default;
 void ModelWeights::check() const {
   Checker checker(*reader_);
   const Shape table = {config_.vocab_size, config_.hidden_size};
+  const LinearShape head = head_shape(*architecture_, config_);
   checker.tensor(weight_of(architecture_->embedding), table);
   checker.tensor(weight_of(architecture_->final_norm), {config_.hidden_size});
-  if (!config_.tie_word_embeddings) checker.tensor(weight_of(architecture_->head), table);
+  if (!config_.tie_word_embeddings) checker.linear(head.name, head, config_.quantized);
   for (std::int64_t block = 0; block < config_.num_hidden_layers; ++block) {
     const std::string prefix = block_prefix(*architecture_, block);
     for (const NamedShape& norm : norms(*architecture_, config_)) {
@@ -209,7 +210,7 @@ HostTensor ModelWeights::load_final_norm() const {
 }
 
 HostTensor ModelWeights::load_head() const {
-  return load(weight_of(config_.tie_word_embeddings ? architecture_->embedding : architecture_->head));
+  return config_.tie_word_embeddings ? load_embedding() : load_linear(std::string(architecture_->head));
 }
 
 }  // namespace gptq

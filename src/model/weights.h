@@ -45,7 +45,8 @@ class ModelWeights {
   BlockWeights load_block(std::int64_t block) const;
   HostTensor load_embedding() const;   ///< (vocab, hidden)
   HostTensor load_final_norm() const;  ///< (hidden)
-  HostTensor load_head() const;        ///< (vocab, hidden); the embedding where they are tied
+  HostTensor load_head()
+      const;  ///< (vocab, hidden); the embedding where they are tied; dequantized where it is packed
 
  private:
   HostTensor load(const std::string& name) const;

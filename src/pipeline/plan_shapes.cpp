@@ -34,13 +34,21 @@ std::int64_t BlockShape::scratch_columns() const {
   return columns;
 }
 
+std::int64_t saved_by_head(const ModelWeights& model, const Recipe& recipe) {
+  const LinearShape head = head_shape(model.architecture(), model.config());
+  if (!recipe.quantizes_head(head.name)) return 0;
+  const std::string weight = head.name + ".weight";
+  const std::uint64_t bytes = model.files().contains(weight) ? model.files().info(weight).bytes : 0;
+  return static_cast<std::int64_t>(bytes) - quantized_bytes(head, recipe.section_of(head.name));
+}
+
 BlockShape measure_block(const ModelWeights& model, const Recipe& recipe, std::int64_t block, DType compute) {
   BlockShape shape;
   const std::string prefix = block_prefix(model.architecture(), block);
   for (const StageGroup& group : model.groups()) {
     GroupShape& g = shape.groups.emplace_back();
     g.in_features = group.in_features;
-    g.scale_groups = scale_groups_of(group.in_features, recipe.section());
+    g.scale_groups = scale_groups_of(group.in_features, recipe.section());  // more, where a layer has more
     for (const LinearShape& layer : group.layers) {
       const std::int64_t parameters = layer.in_features * layer.out_features;
       const std::string weight = prefix + layer.name + ".weight";
@@ -56,11 +64,13 @@ BlockShape measure_block(const ModelWeights& model, const Recipe& recipe, std::i
       g.outputs += layer.out_features;
       g.largest_layer = std::max(g.largest_layer, parameters);
       if (!recipe.selects(prefix + layer.name)) continue;
+      const QuantizationSection options = recipe.section_of(prefix + layer.name);
+      g.scale_groups = std::max(g.scale_groups, scale_groups_of(layer.in_features, options));
       g.quantized_rows += layer.out_features;
       g.quantized_layers += 1;
       g.conversion_bytes += std::min(parameters + 3 * g.scale_groups * layer.out_features, kConversionBytes);
       shape.quantized_layers += 1;
-      shape.saved_bytes += bytes - quantized_bytes(layer, recipe.section());
+      shape.saved_bytes += bytes - quantized_bytes(layer, options);
     }
   }
   return shape;

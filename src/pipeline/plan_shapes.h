@@ -40,6 +40,9 @@ struct BlockShape {
   std::int64_t scratch_columns() const;
 };
 
+/// Bytes by which a quantized head makes the output smaller; 0 where it stays as it is.
+std::int64_t saved_by_head(const ModelWeights& model, const Recipe& recipe);
+
 BlockShape measure_block(const ModelWeights& model, const Recipe& recipe, std::int64_t block, DType compute);
 
 }  // namespace gptq

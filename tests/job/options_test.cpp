@@ -56,6 +56,9 @@ const OptionCase kCases[] = {
     {"rtn", "  method: rtn\n", {}},
     {"bits2", "", {"--set", "quantization.bits=2"}},
     {"bits3", "", {"--set", "quantization.bits=3"}},
+    {"bits5", "", {"--set", "quantization.bits=5"}},
+    {"bits6", "  sym: false\n", {"--set", "quantization.bits=6"}},
+    {"bits7", "", {"--set", "quantization.bits=7"}},
     {"bits8", "", {"--set", "quantization.bits=8"}},
     {"per_channel", "", {"--set", "quantization.group_size=-1"}},
     {"ragged_group", "", {"--set", "quantization.group_size=40"}},
@@ -71,6 +74,12 @@ const OptionCase kCases[] = {
     {"no_gar", "  act_group_aware: false\n", {}},
     {"exclude", "  exclude: ['mlp\\.down_proj', 'model.layers.0.self_attn.o_proj']\n", {}},
     {"include", "  include: ['mlp\\..*']\n", {}},
+    {"first_block", "  num_layers: 1\n", {}},
+    {"named_in_the_block",
+     "  modules_in_block_to_quantize: [[mlp.gate_proj, mlp.up_proj], [mlp.down_proj]]\n",
+     {}},
+    {"kept_by_rule", "  dynamic: {'-:.*\\.0\\.mlp': {}}\n", {}},
+    {"longest_first", "", {"--set", "calibration.order=longest_first", "--set", "calibration.min_length=2"}},
     {"bf16", "", {"--set", "compute.dtype=bf16"}},
 };
 
