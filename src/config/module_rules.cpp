@@ -186,12 +186,4 @@ std::vector<Conflict> conflicts_of(const QuantizationSection& section, const Set
   return apply(settings, job);
 }
 
-std::vector<QuantizationSection> candidates_of(const QuantizationSection& section) {
-  std::vector<QuantizationSection> candidates{section};
-  for (const std::string& text : section.best_of) {
-    candidates.push_back(with_settings(section, parse_settings(text)));
-  }
-  return candidates;
-}
-
 }  // namespace gptq

@@ -29,7 +29,4 @@ QuantizationSection with_settings(const QuantizationSection& section, const Sett
 /// What in these values excludes each other, or the section's own way.
 std::vector<Conflict> conflicts_of(const QuantizationSection& section, const Settings& settings);
 
-/// The section of every candidate: the first is the section itself, the others those of its best_of.
-std::vector<QuantizationSection> candidates_of(const QuantizationSection& section);
-
 }  // namespace gptq

@@ -37,7 +37,7 @@ std::vector<Key> quantization_keys() {
       {GPTQ_KEY(quantization.damp_percent), result, within('(', 0, 1, ')'), word,
        "Damping: this fraction of the mean of the Hessian's diagonal is added to the diagonal.", candidate},
       {GPTQ_KEY(quantization.damp_auto_increment), result, within('[', 0, 1, ')'), word,
-       "Added to damp_percent while a Hessian is not positive definite; 0: never.", candidate},
+       "Added to damp_percent while a Hessian is not positive definite; 0: never.", layer},
       {GPTQ_KEY(quantization.desc_act), result, any(), word,
        "Activation order: columns by falling diagonal of the Hessian. Needs g_idx at inference, which is\n"
        "slower there. Not together with act_group_aware, whose default becomes false when this is true.",
@@ -45,7 +45,7 @@ std::vector<Key> quantization_keys() {
       {GPTQ_KEY(quantization.act_group_aware), result, any(), word,
        "Activation order inside the groups only: nearly as good, and free at inference.", candidate},
       {GPTQ_KEY(quantization.static_groups), result, any(), word,
-       "Scales from the original weights, before any of a layer's columns is quantized.", candidate},
+       "Scales from the original weights, before any of a layer's columns is quantized.", layer},
       {GPTQ_KEY(quantization.scale_search), result, words({"minmax", "mse", "weighted"}), word,
        "How a group's scale is found: minmax (the largest weight fits), mse (least sum of\n"
        "|error|^mse_norm), weighted (the same, each column weighted by the Hessian's diagonal). With method\n"

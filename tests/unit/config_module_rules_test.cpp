@@ -164,17 +164,19 @@ TEST(Settings, ReplaceValuesAndWhatTheyExclude) {
   EXPECT_THROW(with_settings(section, {{"trits", "true"}, {"bits", "3"}}), UsageError);
 }
 
-TEST(Settings, CandidatesStartWithTheSectionItself) {
+TEST(Settings, TextsOfCandidates) {
+  EXPECT_EQ(settings_problem("scale_search=mse mse_norm=2.4"), "");
+  EXPECT_THAT(parse_settings(" scale_search=mse  mse_norm=2.4 "),
+              ElementsAre(Pair("scale_search", "mse"), Pair("mse_norm", "2.4")));
   QuantizationSection section;
-  section.best_of = {"scale_search=mse mse_norm=2.4", "damp_percent=0.01"};
-  const std::vector<QuantizationSection> candidates = candidates_of(section);
-  ASSERT_EQ(candidates.size(), 3u);
-  EXPECT_EQ(candidates[0], section);
-  EXPECT_EQ(candidates[1].scale_search, "mse");
-  EXPECT_EQ(candidates[1].mse_norm, 2.4);
-  EXPECT_EQ(candidates[1].damp_percent, section.damp_percent);
-  EXPECT_EQ(candidates[2].damp_percent, 0.01);
-  EXPECT_EQ(candidates[2].scale_search, section.scale_search);
+  const QuantizationSection candidate =
+      with_settings(section, parse_settings("scale_search=mse mse_norm=2.4"));
+  EXPECT_EQ(candidate.scale_search, "mse");
+  EXPECT_EQ(candidate.mse_norm, 2.4);
+  EXPECT_EQ(candidate.damp_percent, section.damp_percent);
+  EXPECT_THAT(settings_problem("group_size=32"), HasSubstr("cannot be given for a candidate"));
+  EXPECT_THAT(settings_problem("mse_norm=2.4 mse_nrom=2"),
+              HasSubstr("nearest valid key 'quantization.mse_norm'"));
 }
 
 }  // namespace
