@@ -111,13 +111,16 @@ struct QuantizedWeights {
 
 /// How the rows of one layer are quantized. Changes the result.
 struct SolveOptions {
-  int bits = 4;     ///< 2..8
-  bool sym = true;  ///< zero = 2^(bits-1) for every group
+  int bits = 4;        ///< 2..8
+  bool trits = false;  ///< three levels only, of the four that 2 bits hold: codes 0, 1, 2 (sym: zero = 1)
+  bool sym = true;     ///< zero = (max_code + 1) / 2 for every group
   enum class Search { minmax, mse, weighted } search = Search::weighted;
   double norm = 2.0;              ///< exponent of the search's error
   int grid = 100;                 ///< steps of the search
   double max_shrink = 0.8;        ///< search ranges p = 1 - i/grid, i < max_shrink*grid
   bool refit_every_group = true;  ///< false (static_groups): scales from the original weights
+
+  int max_code() const { return trits ? 2 : (1 << bits) - 1; }
   static constexpr std::int64_t kColumnBatch = 128;
   static constexpr std::int64_t kPanelRows =
       64;  ///< rows solved together; fixed, so that any rank gets the same bits
@@ -140,6 +143,15 @@ struct RowsToSolve {
   /// it; or null. A backend with memory of its own need not copy the rows there once more.
   const LinearWeights* prepared = nullptr;
   std::int64_t first_row = 0;
+  /// Scales and zeros (rows, groups) that are given and not sought; host, or null.
+  const f16* scales = nullptr;
+  const std::uint8_t* zeros = nullptr;
+};
+
+/// How solved rows are improved. Changes the result.
+struct RefineOptions {
+  int sweeps = 3;            ///< over all columns
+  bool refit_scales = true;  ///< before each sweep over a group's columns, its scale is fitted to the codes
 };
 
 /// The result for some rows of one layer; host arrays, row-major.
@@ -238,6 +250,45 @@ class Kernels {
   virtual std::vector<QuantizedRows> solve_rows(std::span<const RowsToSolve> parts,
                                                 const SolveColumns& columns, const float* r, double damping,
                                                 const SolveOptions& options) = 0;
+
+  // ---- beyond plain GPTQ
+  // -------------------------------------------------------------------------------------
+
+  /// y = x / sqrt(mean(hidden²) + eps), row by row: what a row counts for after the next norm. hidden: (rows,
+  /// any) f32; x, y: (rows, n) of the compute type; y may be x.
+  virtual void weigh_rows(const Matrix& hidden, float eps, const Matrix& x, const Matrix& y) = 0;
+  /// y = a − b, element by element, rounded once; f32 or bf16, all of one type and shape; y may be neither.
+  virtual void subtract(const Matrix& a, const Matrix& b, const Matrix& y) = 0;
+  /// Per sample: error = Σ (a − b)², norm = Σ a². a, b: f32 or compute type, the same shape; host results.
+  virtual void squared_error(const Batch& batch, const Matrix& a, const Matrix& b, std::span<double> error,
+                             std::span<double> norm) = 0;
+  /// sum_ij += round(2^(reference_exponents[i]+exponents[j]) · (referenceᵀ·x)_ij), the product of this chunk
+  /// taken in f32. reference, x: (rows, n) of compute type; sum: (n, n) row-major.
+  virtual void accumulate_cross(const Matrix& reference, std::span<const int> reference_exponents,
+                                const Matrix& x, std::span<const int> exponents, std::int64_t* sum) = 0;
+  /// h = H + λI in visiting order, dead columns' diagonal 1 + λ, found in double precision and rounded; h:
+  /// (n, n) row-major floats, full.
+  virtual void expand_hessian(const FactorInput& input, float* h) = 0;
+  /// m = scale·C in visiting order, C_ij = cross_ij 2^-(reference_exponents[i]+exponents[j]), found in double
+  /// precision and rounded; of `input` only n, order, exponents and scale count. m: (n, n) row-major floats.
+  virtual void expand_cross(const FactorInput& input, const std::int64_t* cross,
+                            std::span<const int> reference_exponents, float* m) = 0;
+  /// W + α·W·M·(R·Rᵀ)⁻¹ for rows of layers that share their columns: the weights that, applied to the
+  /// quantized stream, come nearest to what W makes of the full-precision one (QEP, GPTAQ). m, r: (n, n) in
+  /// visiting order. One host tensor (rows, n) f32 a part, original column order. A row's bits depend on that
+  /// row alone. Throws NumericalError where a row gives NaN.
+  virtual std::vector<HostTensor> correct_rows(std::span<const RowsToSolve> parts,
+                                               const SolveColumns& columns, const float* m, const float* r,
+                                               double alpha) = 0;
+  /// Coordinate descent on the exact objective (w−q)·H·(w−q)ᵀ of each row, column by column in visiting
+  /// order, from the codes and scales in `rows`; with refit_scales the closed-form best scale of a group,
+  /// given its codes and rounded to fp16, goes first. h: expand_hessian() with damping 0. A step that does
+  /// not lower the objective is not taken, and a row whose objective ended no lower keeps what it had.
+  /// Updates codes, scales, output_error and weight_error; `solve_loss` stays that of the solve. A row's bits
+  /// depend on that row alone.
+  virtual void refine_rows(std::span<const RowsToSolve> parts, const SolveColumns& columns, const float* h,
+                           const SolveOptions& options, const RefineOptions& refine,
+                           std::span<QuantizedRows> rows) = 0;
 };
 
 /// All of a chunk's products, range by range.

@@ -23,6 +23,7 @@ void check(const SolveColumns& columns, const SolveOptions& options) {
   GPTQ_EXPECT(columns.order.size() == n && columns.group_of.size() == n);
   GPTQ_EXPECT(columns.weight.size() == n && columns.dead.size() == n);
   GPTQ_EXPECT(options.bits >= 2 && options.bits <= 8 && options.grid >= 1 && options.max_shrink < 1);
+  GPTQ_EXPECT(!options.trits || options.bits == 2);
 }
 
 }  // namespace
@@ -43,7 +44,7 @@ QuantizedRows make_quantized_rows(std::int64_t rows, const SolveColumns& columns
 SolveSchedule::SolveSchedule(const SolveColumns& columns_, const SolveOptions& options_)
     : columns(columns_), options(options_) {
   check(columns, options);
-  max_code = (1 << options.bits) - 1;
+  max_code = options.max_code();
   shrink = candidates_of(options);
   find_positions();
   make_weights();

@@ -35,27 +35,23 @@ PanelSolver::PanelSolver(const SolvePlan& plan)
       ahead_weight_(static_cast<std::size_t>(plan.widest_search)),
       search_scratch_(panel((static_cast<std::int64_t>(plan.shrink.size()) + 3) / 4 * 4 * kSearchArrays)) {}
 
-void PanelSolver::solve(const Matrix& w, std::int64_t first, std::int64_t count, QuantizedRows& result) {
+void PanelSolver::solve(const RowsToSolve& part, const RowPanel& rows, QuantizedRows& result) {
   for (std::int64_t r = 0; r < kRows; ++r)
     loss_[r] = distance_[r] = norm_[r] = weight_norm_[r] = dead_norm_[r] = 0;
-  load_weights(w, first, count);
-  if (!plan_.options.refit_every_group) fix_scales();
+  load_weights(part.weight, rows);
+  search_scales_ = part.scales == nullptr;
+  if (!search_scales_)
+    load_grids(part.scales, part.zeros, plan_.columns.groups, rows, plan_.max_code, scale_.data(),
+               zero_.data());
+  else if (!plan_.options.refit_every_group)
+    fix_scales();
   for (std::size_t index = 0; index < plan_.batches.size(); ++index) solve_batch(index);
-  store(first, count, result);
+  store(rows, result);
 }
 
-/// Transposes the rows into visiting order. Rows that do not exist are zeros.
-void PanelSolver::load_weights(const Matrix& w, std::int64_t first, std::int64_t count) {
-  constexpr std::int64_t line = 16;  // columns at a time: their target lines stay in the cache
-  if (count < kRows) std::fill(w_.begin(), w_.end(), 0.0f);
-  for (std::int64_t begin = 0; begin < plan_.columns.n; begin += line) {
-    const std::int64_t end = std::min(begin + line, plan_.columns.n);
-    for (std::int64_t r = 0; r < count; ++r) {
-      const float* row = w.row<const float>(first + r);
-      for (std::int64_t c = begin; c < end; ++c)
-        w_[static_cast<std::size_t>(plan_.position[static_cast<std::size_t>(c)] * kRows + r)] = row[c];
-    }
-  }
+/// Dead columns become 0.
+void PanelSolver::load_weights(const Matrix& w, const RowPanel& rows) {
+  load_rows(w, rows, plan_.position, w_.data());
   table_.add_squares(w_.data(), plan_.columns.n, weight_norm_);
   for (std::int64_t c = 0; c < plan_.columns.n; ++c) {
     if (!plan_.columns.dead[static_cast<std::size_t>(c)]) continue;
@@ -98,7 +94,7 @@ void PanelSolver::search(const float* values, const float* weight, std::int64_t 
 void PanelSolver::solve_batch(std::size_t index) {
   const SolveBatch& batch = plan_.batches[index];
   for (const SolveSegment& segment : batch.segments)
-    if (segment.search_count > segment.count) search_ahead(index, segment);
+    if (search_scales_ && segment.search_count > segment.count) search_ahead(index, segment);
 
   if (plan_.r != nullptr) project(index, true);
   update_values(index);
@@ -107,7 +103,7 @@ void PanelSolver::solve_batch(std::size_t index) {
     if (plan_.r != nullptr && offset > 0)
       table_.propagate(values_.data(), errors_.data(), plan_.triangles[index].inverse.data(), offset,
                        offset + segment.count, 0, offset);
-    if (segment.search_count > 0 && segment.search_count == segment.count)
+    if (search_scales_ && segment.search_count > 0 && segment.search_count == segment.count)
       search(values_.data() + offset * kRows, plan_.weight.data() + segment.first, segment.count,
              plan_.group[static_cast<std::size_t>(segment.first)]);
     quantize(index, segment);
@@ -189,18 +185,10 @@ void PanelSolver::quantize(std::size_t index, const SolveSegment& segment) {
   table_.quantize(task);
 }
 
-void PanelSolver::store(std::int64_t first, std::int64_t count, QuantizedRows& result) const {
-  const std::int64_t n = plan_.columns.n;
-  constexpr std::int64_t line = 64;
-  for (std::int64_t begin = 0; begin < n; begin += line) {
-    for (std::int64_t r = 0; r < count; ++r) {
-      std::uint8_t* row = result.codes.data() + (first + r) * n;
-      for (std::int64_t c = begin; c < std::min(begin + line, n); ++c)
-        row[c] = codes_[static_cast<std::size_t>(plan_.position[static_cast<std::size_t>(c)] * kRows + r)];
-    }
-  }
-  for (std::int64_t r = 0; r < count; ++r) {
-    const auto row = static_cast<std::size_t>(first + r);
+void PanelSolver::store(const RowPanel& rows, QuantizedRows& result) const {
+  store_codes(codes_.data(), rows, plan_.position, result.codes.data());
+  for (std::int64_t r = 0; r < rows.count; ++r) {
+    const auto row = static_cast<std::size_t>(rows.first + r);
     for (std::int64_t g = 0; g < plan_.columns.groups; ++g) {
       const auto from = static_cast<std::size_t>(g * kRows + r);
       const auto to = row * static_cast<std::size_t>(plan_.columns.groups) + static_cast<std::size_t>(g);

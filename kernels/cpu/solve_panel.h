@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/cpu/row_panel.h"
 #include "kernels/cpu/solve_plan.h"
 
 namespace gptq {
@@ -9,11 +10,11 @@ class PanelSolver {
  public:
   explicit PanelSolver(const SolvePlan& plan);
 
-  /// Rows [first, first + count) of w, count <= 64, into the same rows of `result`.
-  void solve(const Matrix& w, std::int64_t first, std::int64_t count, QuantizedRows& result);
+  /// Some rows of `part` into the same rows of `result`.
+  void solve(const RowsToSolve& part, const RowPanel& rows, QuantizedRows& result);
 
  private:
-  void load_weights(const Matrix& w, std::int64_t first, std::int64_t count);
+  void load_weights(const Matrix& w, const RowPanel& rows);
   void fix_scales();
   void solve_batch(std::size_t index);
   void project(std::size_t index, bool with_norm);
@@ -21,10 +22,11 @@ class PanelSolver {
   void search_ahead(std::size_t index, const SolveSegment& segment);
   void search(const float* values, const float* weight, std::int64_t columns, std::int32_t group);
   void quantize(std::size_t index, const SolveSegment& segment);
-  void store(std::int64_t first, std::int64_t count, QuantizedRows& result) const;
+  void store(const RowPanel& rows, QuantizedRows& result) const;
 
   const SolvePlan& plan_;
   const SolveTable& table_;
+  bool search_scales_ = true;  ///< false: this panel's scales were given
   // Panels: (columns, 64), columns in visiting order.
   std::vector<float> w_;           ///< original weights; dead columns 0
   std::vector<float> difference_;  ///< w - q of the columns done

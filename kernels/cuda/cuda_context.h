@@ -105,6 +105,7 @@ enum Scratch : int {
   kScratchGemm,
   kScratchHessianProduct,
   kScratchHessianInput,
+  kScratchCrossInput,
   kScratchExponents,
   kScratchFactor,
   kScratchFactorWork,

@@ -1,53 +1,34 @@
-#include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <cstddef>
-#include <cstring>
 #include <vector>
 
 #include "base/error.h"
 #include "kernels/cuda/cuda_kernels.h"
-#include "kernels/cuda/device.cuh"
-#include "kernels/cuda/hessian_panels.cuh"
+#include "kernels/cuda/hessian_entry.cuh"
 
 // Double precision throughout: on the GPUs this is made for it runs at f32's speed. Where it is slow a first
 // try in f32 would pay, but which of the two succeeded would then decide the bytes.
 namespace gptq::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = kEntryThreads;
 
 __global__ void diagonal_kernel(const std::int64_t* sum, int n, std::int64_t* diagonal) {
   const int i = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
   if (i < n) diagonal[i] = sum[panel_row(n, i) + i];
 }
 
-/// FactorInput on the device; `order` already reversed: order[a] is the column of row and column a.
-struct Reversed {
-  const std::int64_t* sum;
-  const int* order;
-  const double* unit;  ///< (n): 2^-exponents[column]
-  const std::uint8_t* dead;
-  double scale, damping;
-  int n;
-};
-
 /// Upper triangle (column-major) of H + λI in reversed visiting order: matrix[a + b n], a <= b. Block (x, y):
 /// rows [x·kThreads, …) of columns y, y + gridDim.y, …. Writes are coalesced; reads too where the order is
 /// the natural one, else half of them gather within one row of the sum and half across rows.
-__global__ void reversed_matrix_kernel(Reversed h, double* matrix) {
+__global__ void reversed_matrix_kernel(HessianView h, double* matrix) {
   const int a = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
   if (a >= h.n) return;
-  const int i = h.order[a];
-  const double unit_i = h.unit[i];
+  const int i = h.order[h.n - 1 - a];
   for (int b = static_cast<int>(blockIdx.y); b < h.n; b += static_cast<int>(gridDim.y)) {
     if (a > b) continue;
-    const int j = h.order[b];
-    const int row = min(i, j), col = max(i, j);
-    const double product = static_cast<double>(h.sum[panel_row(h.n, row) + col]) * h.scale;
-    double value = product * h.unit[j] * unit_i;
-    if (a == b) value = (h.dead[i] ? 1.0 : value) + h.damping;
-    matrix[a + static_cast<std::int64_t>(b) * h.n] = value;
+    matrix[a + static_cast<std::int64_t>(b) * h.n] = damped_hessian_entry(h, i, h.order[h.n - 1 - b]);
   }
 }
 
@@ -64,10 +45,6 @@ __global__ void unreverse_kernel(const double* factor, int n, float* r, int* unu
     r[at] = value;
     if (i == j && !(value >= FLT_MIN && value <= FLT_MAX)) atomicOr(unusable, 1);
   }
-}
-
-dim3 grid_of(std::int64_t n) {
-  return dim3(blocks_for(n, kThreads), static_cast<unsigned>(std::min<std::int64_t>(n, 65535)));
 }
 
 class SolverParameters {
@@ -98,32 +75,6 @@ void cholesky(CudaContext& context, std::int64_t n, double* matrix, int* info) {
   GPTQ_CUDA(cudaStreamSynchronize(context.stream()));
 }
 
-/// FactorInput's host arrays, one behind the other in device memory.
-struct Tables {
-  DeviceBuffer memory;
-  Reversed view{};
-
-  Tables(CudaContext& context, const FactorInput& input) {
-    const auto n = static_cast<std::size_t>(input.n);
-    std::vector<std::byte> host(n * (sizeof(double) + sizeof(int) + 1));
-    auto* const unit = reinterpret_cast<double*>(host.data());
-    auto* const order = reinterpret_cast<int*>(unit + n);
-    for (std::size_t c = 0; c < n; ++c) unit[c] = std::ldexp(1.0, -input.exponents[c]);
-    for (std::size_t a = 0; a < n; ++a) order[a] = input.order[n - 1 - a];
-    std::memcpy(order + n, input.dead.data(), n);
-    memory = context.allocate(host.size());
-    context.upload(memory.data(), host.data(), host.size());
-
-    view.sum = input.sum;
-    view.unit = memory.as<double>();
-    view.order = reinterpret_cast<const int*>(view.unit + n);
-    view.dead = reinterpret_cast<const std::uint8_t*>(view.order + n);
-    view.scale = input.scale;
-    view.damping = input.damping;
-    view.n = static_cast<int>(n);
-  }
-};
-
 }  // namespace
 
 void CudaKernels::hessian_diagonal(const std::int64_t* sum, std::span<const int> exponents, double scale,
@@ -145,21 +96,20 @@ void CudaKernels::hessian_diagonal(const std::int64_t* sum, std::span<const int>
 bool CudaKernels::factor(const FactorInput& input, float* r) {
   const std::int64_t n = input.n;
   const auto entries = static_cast<std::size_t>(n);
-  GPTQ_EXPECT(input.exponents.size() == entries && input.order.size() == entries &&
-              input.dead.size() == entries);
   if (n == 0) return true;
 
-  const Tables tables(context_, input);
+  const HessianTables tables(context_, input);
   // Not kept like other scratch: 22 GB for the widest layers, idle while activations need the room.
   const DeviceBuffer matrix = context_.allocate(entries * entries * sizeof(double));
-  launch(context_, reversed_matrix_kernel, grid_of(n), dim3(kThreads), 0, tables.view, matrix.as<double>());
+  launch(context_, reversed_matrix_kernel, grid_of_entries(n), dim3(kThreads), 0, tables.view,
+         matrix.as<double>());
 
   int verdict[2] = {0, 0};  // the library's, unreverse_kernel's
   auto* const flags = static_cast<int*>(context_.scratch(kScratchFlags, sizeof(verdict)));
   context_.upload(flags, verdict, sizeof(verdict));
   cholesky(context_, n, matrix.as<double>(), flags);
-  launch(context_, unreverse_kernel, grid_of(n), dim3(kThreads), 0, matrix.as<double>(), static_cast<int>(n),
-         r, flags + 1);
+  launch(context_, unreverse_kernel, grid_of_entries(n), dim3(kThreads), 0, matrix.as<double>(),
+         static_cast<int>(n), r, flags + 1);
   context_.download(verdict, flags, sizeof(verdict));
   GPTQ_EXPECT(verdict[0] >= 0);
   return verdict[0] == 0 && verdict[1] == 0;

@@ -8,6 +8,7 @@
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/gemm.h"
+#include "kernels/cuda/hessian_input.h"
 #include "kernels/cuda/hessian_memory.h"
 #include "kernels/cuda/hessian_panels.cuh"
 
@@ -15,44 +16,6 @@ namespace gptq::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-
-/// Elements that a row of `cols` takes with 16-byte aligned rows.
-std::int64_t padded(std::int64_t cols) {
-  return (cols + 7) / 8 * 8;
-}
-
-/// to (rows, to_stride) = x (rows, cols) with column c multiplied by scale[c], exact but for underflow far
-/// below the column's maximum; columns from cols on are 0. In double: the factors can leave f32's range.
-template <typename T>
-__global__ void scaled_copy_kernel(const T* x, std::int64_t stride, int cols, const double* scale, T* to,
-                                   int to_stride) {
-  const std::int64_t row = blockIdx.x;
-  for (int c = static_cast<int>(threadIdx.x); c < to_stride; c += kThreads) {
-    float value = 0;
-    if (c < cols) value = static_cast<float>(static_cast<double>(to_float(x[row * stride + c])) * scale[c]);
-    to[row * to_stride + c] = from_float<T>(value);
-  }
-}
-
-/// x with its columns scaled by 2^exponents (empty: as they are), in kScratchHessianInput, rows a multiple of
-/// 16 bytes apart.
-Matrix scaled_copy(CudaContext& context, const Matrix& x, std::span<const int> exponents) {
-  std::vector<double> scale(static_cast<std::size_t>(x.cols), 1.0);
-  for (std::size_t c = 0; c < exponents.size(); ++c) scale[c] = std::ldexp(1.0, exponents[c]);
-  auto* const scale_there =
-      static_cast<double*>(context.scratch(kScratchExponents, scale.size() * sizeof(double)));
-  context.upload(scale_there, scale.data(), scale.size() * sizeof(double));
-
-  const std::int64_t stride = padded(x.cols);
-  void* const copy =
-      context.scratch(kScratchHessianInput, static_cast<std::size_t>(x.rows * stride) * size_of(x.dtype));
-  with_compute_type(x.dtype, [&](auto type) {
-    using T = decltype(type);
-    launch(context, scaled_copy_kernel<T>, dim3(blocks_for(x.rows, 1)), dim3(kThreads), 0, x.row<const T>(0),
-           x.stride, static_cast<int>(x.cols), scale_there, static_cast<T*>(copy), static_cast<int>(stride));
-  });
-  return {copy, x.dtype, x.rows, x.cols, stride};
-}
 
 /// Block (x, y) adds row first_row + y of a stripe of products, rows `stride` apart, columns from first_row
 /// on. vector: four columns a thread; n must be a multiple of 4.
@@ -99,8 +62,8 @@ void accumulate_stripes(CudaContext& context, const Matrix& x, std::span<const f
   const std::int64_t n = x.cols, height = hessian_stripe_rows(n);
   auto* const scale_there = static_cast<float*>(context.scratch(kScratchExponents, scale.size_bytes()));
   context.upload(scale_there, scale.data(), scale.size_bytes());
-  auto* const product = static_cast<float*>(
-      context.scratch(kScratchHessianProduct, static_cast<std::size_t>(height * padded(n)) * sizeof(float)));
+  auto* const product = static_cast<float*>(context.scratch(
+      kScratchHessianProduct, static_cast<std::size_t>(height * padded_columns(n)) * sizeof(float)));
   const std::int64_t end = std::min(range.end * TriangularPanels::kPanel, n);
   for (std::int64_t row = range.first * TriangularPanels::kPanel; row < end; row += height) {
     GemmShape shape;
@@ -109,7 +72,7 @@ void accumulate_stripes(CudaContext& context, const Matrix& x, std::span<const f
     shape.k = x.rows;
     shape.transpose_a = true;
     shape.lda = shape.ldb = x.stride;
-    shape.ldc = padded(shape.n);
+    shape.ldc = padded_columns(shape.n);
     shape.in = x.dtype;
     const void* const from_row = x.cols_from(row, shape.n).data;
     gemm(context, shape, from_row, from_row, product);
@@ -117,18 +80,10 @@ void accumulate_stripes(CudaContext& context, const Matrix& x, std::span<const f
   }
 }
 
-/// Does a product of two columns risk leaving f32's range? Exponents come from the columns' maxima: 2^-e is
-/// roughly the maximum times 2^-22. The CPU kernel's rule.
-bool is_extreme(std::span<const int> exponents) {
-  return std::any_of(exponents.begin(), exponents.end(), [](int e) { return e < -20 || e > 60; });
-}
-
-/// Does the method take x as it lies? The library's choice of an algorithm could depend on the distance of
-/// rows: so that is always the same for n columns.
+/// Does the method take x as it lies? Products of the library want rows the same distance apart for every
+/// chunk.
 bool is_ready(HessianMethod method, const Matrix& x) {
-  const bool aligned =
-      x.cols % 8 == 0 && x.stride % 8 == 0 && reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0;
-  return aligned && (method == HessianMethod::fused || x.stride == padded(x.cols));
+  return method == HessianMethod::fused ? has_aligned_rows(x) : is_ready_for_products(x);
 }
 
 }  // namespace
@@ -155,10 +110,10 @@ void accumulate_hessian(CudaContext& context, HessianMethod method, const Matrix
   Matrix source = x;
   std::vector<float> scale(exponents.size(), 1.0f);
   if (is_extreme(exponents)) {
-    source = scaled_copy(context, x, exponents);
+    source = scaled_copy(context, kScratchHessianInput, x, exponents);
   } else {
     for (std::size_t c = 0; c < scale.size(); ++c) scale[c] = std::ldexp(1.0f, exponents[c]);
-    if (!is_ready(method, x)) source = scaled_copy(context, x, {});
+    if (!is_ready(method, x)) source = scaled_copy(context, kScratchHessianInput, x, {});
   }
   if (method == HessianMethod::fused) {
     // The padding is columns of zeros that no tile stores: the kernel may count whole pieces of 8.

@@ -31,6 +31,13 @@ inline std::size_t hessian_memory_bytes(std::int64_t n, std::int64_t chunk_rows)
   return static_cast<std::size_t>(product + copy + tiles + n * 8);
 }
 
+/// Most that accumulate_cross takes: the same and a copy of the other chunk. All but that copy and its scales
+/// is accumulate_hessian's.
+inline std::size_t cross_memory_bytes(std::int64_t n, std::int64_t chunk_rows) {
+  const std::int64_t copy = chunk_rows * (n + 7) * 4;
+  return hessian_memory_bytes(n, chunk_rows) + static_cast<std::size_t>(copy);
+}
+
 /// What factor() takes while it runs, given back when it returns: the matrix in double precision, and an
 /// allowance for the library's workspace, which only the library can tell (on the device; not measured yet).
 inline std::size_t factor_memory_bytes(std::int64_t n) {

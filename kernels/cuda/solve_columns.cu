@@ -1,30 +1,14 @@
 #include "kernels/cuda/solve_grid.cuh"
+#include "kernels/cuda/solve_warp.cuh"
 
-/// One column batch of the solve: the up-to-date weights V, the groups' scales, the codes and their errors.
-///
-/// A warp has 8 rows and needs no other warp; the blocks' warps share U in shared memory. V of the batch lies
-/// in shared memory too. In products a lane has 4 neighbouring columns of all 8 rows. While columns are
-/// quantized, 4 lanes have one row: lane `sub` holds columns sub, sub + 4, … of a piece of at most 32 in
-/// registers, quantizes its own, and tells the error to the other three by a shuffle; the columns after the
-/// piece get the piece's errors in one product. The products add their terms in rising order of columns, as
-/// the CPU does: the same values give the same bits.
+/// One column batch of the solve: the up-to-date weights V, the groups' scales, the codes and their errors;
+/// the work shared as solve_warp.cuh says. A lane quantizes its own columns and tells the error to the row's
+/// other three by a shuffle; the columns after a piece get the piece's errors in one product.
 namespace gptq::cuda {
 namespace {
 
-constexpr int kColumns = kSolveTile;
-constexpr int kWarpRows = 8;
-constexpr int kLanes = 4;  // of a row
-constexpr int kPiece = 32;
-constexpr int kOwn = kPiece / kLanes;
-constexpr int kStride = kColumns + 4;  // of V's rows: 8 rows times 4 lanes meet 32 different banks
-constexpr int kMaxWarps = 8;
-constexpr int kTriangle = kColumns * kColumns;
-
-__host__ __device__ constexpr int warp_floats() {
-  return kWarpRows * kStride;
-}
 constexpr std::size_t shared_bytes(int warps) {
-  return (kTriangle + 2 * kColumns + warps * warp_floats()) * sizeof(float);
+  return (kTriangle + 2 * kColumns + warps * kWarpFloats) * sizeof(float);
 }
 
 struct BlockMemory {
@@ -34,61 +18,12 @@ struct BlockMemory {
   float* v;               ///< this warp's (8, kStride): V; columns that were just quantized: their errors
 };
 
-/// Where this lane is while columns are quantized.
-struct RowLane {
-  int local;  ///< row of the warp
-  int sub;    ///< 0..3
-  std::int64_t row;
-};
-
-/// values[r][0..3] = row r's columns 4 * lane of v.
-__device__ inline void load_quads(const float* v, int column, float (&values)[kWarpRows][4]) {
-#pragma unroll
-  for (int r = 0; r < kWarpRows; ++r) {
-    const float4 four = *reinterpret_cast<const float4*>(v + r * kStride + column);
-    values[r][0] = four.x;
-    values[r][1] = four.y;
-    values[r][2] = four.z;
-    values[r][3] = four.w;
-  }
-}
-
-/// values += sign · v[:, from:to] · U[from:to, column:column + 4]
-template <bool kSubtract>
-__device__ inline void add_product(const BlockMemory& memory, int from, int to, int column,
-                                   float (&values)[kWarpRows][4]) {
-#pragma unroll 4
-  for (int k = from; k < to; ++k) {
-    const float4 u = *reinterpret_cast<const float4*>(memory.triangle + k * kColumns + column);
-    const float factor[4] = {u.x, u.y, u.z, u.w};
-#pragma unroll
-    for (int r = 0; r < kWarpRows; ++r) {
-      const float x = memory.v[r * kStride + k];
-#pragma unroll
-      for (int c = 0; c < 4; ++c) values[r][c] = fmaf(x, kSubtract ? -factor[c] : factor[c], values[r][c]);
-    }
-  }
-}
-
 /// V = W_B + (sum of the partial products) · U, into shared memory.
 __device__ inline void update_values(const SolveBatchTask& task, const BlockMemory& memory, std::int64_t row0,
                                      int lane) {
   const int column = 4 * lane;
   float values[kWarpRows][4];
-#pragma unroll
-  for (int c = 0; c < 4; ++c) {
-    const bool valid = column + c < task.count;
-    const float* const from = task.w + (column + c) * task.rows + row0;
-#pragma unroll
-    for (int r = 0; r < kWarpRows; r += 4) {
-      const float4 four =
-          valid ? *reinterpret_cast<const float4*>(from + r) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-      values[r][c] = four.x;
-      values[r + 1][c] = four.y;
-      values[r + 2][c] = four.z;
-      values[r + 3][c] = four.w;
-    }
-  }
+  load_columns(task.w + row0, task.rows, task.count, column, values);
   if (task.chunks > 0) {
     for (int r = 0; r < kWarpRows; ++r) {
       const float* from = task.partial + (row0 + r) * kColumns + column;
@@ -101,13 +36,10 @@ __device__ inline void update_values(const SolveBatchTask& task, const BlockMemo
       *reinterpret_cast<float4*>(memory.v + r * kStride + column) = total;
     }
     __syncwarp();
-    add_product<false>(memory, 0, task.count, column, values);
+    add_product<false>(memory.triangle, memory.v, 0, task.count, column, values);
     __syncwarp();
   }
-#pragma unroll
-  for (int r = 0; r < kWarpRows; ++r)
-    *reinterpret_cast<float4*>(memory.v + r * kStride + column) =
-        make_float4(values[r][0], values[r][1], values[r][2], values[r][3]);
+  store_quads(memory.v, column, values);
   __syncwarp();
 }
 
@@ -236,27 +168,12 @@ __device__ inline void quantize_piece(const SolveBatchTask& task, const BlockMem
   __syncwarp();
 }
 
-/// Columns [last, 128) -= errors of [first, last) · U.
-__device__ inline void pass_errors(const BlockMemory& memory, int first, int last, int lane) {
-  const int column = 4 * lane;
-  float values[kWarpRows][4];
-  load_quads(memory.v, column, values);
-  add_product<true>(memory, first, last, column, values);
-  __syncwarp();
-#pragma unroll
-  for (int r = 0; r < kWarpRows; ++r)
-#pragma unroll
-    for (int c = 0; c < 4; ++c)
-      if (column + c >= last) memory.v[r * kStride + column + c] = values[r][c];
-  __syncwarp();
-}
-
 __device__ inline void solve_part(const SolveBatchTask& task, const BlockMemory& memory, const RowLane& at,
                                   const SolvePart& part, int lane, RowSums& sums) {
   ScaleZero common{1.0f, 0.0f};
   if (task.fixed == 0) {
     const std::int64_t place = task.group[part.offset] * task.rows + at.row;
-    if (part.search != 0) {
+    if (part.search != 0 && task.given == 0) {
       common = find_scale(task.grid, memory, at, part.offset, part.count);
       __syncwarp();  // all four lanes have read the row's values, which are overwritten next
       if (at.sub == 0) {
@@ -272,7 +189,7 @@ __device__ inline void solve_part(const SolveBatchTask& task, const BlockMemory&
     const int count = end - first < kPiece ? end - first : kPiece;
     quantize_piece(task, memory, at, first, count, common, sums);
     if (task.inverse != nullptr && first + count < task.count)
-      pass_errors(memory, first, first + count, lane);
+      pass_on(memory.triangle, memory.v, first, first + count, kColumns, lane);
   }
 }
 
@@ -309,7 +226,7 @@ __global__ void __launch_bounds__(kMaxWarps * 32, 2) solve_batch(const SolveBatc
   const int warp = thread / 32;
   float* const pivot = shared + kTriangle;
   float* const weight = pivot + kColumns;
-  const BlockMemory memory{shared, pivot, weight, weight + kColumns + warp * warp_floats()};
+  const BlockMemory memory{shared, pivot, weight, weight + kColumns + warp * kWarpFloats};
   const std::int64_t row0 = (static_cast<std::int64_t>(blockIdx.x) * (blockDim.x / 32) + warp) * kWarpRows;
   const RowLane at{lane / kLanes, lane % kLanes, row0 + lane / kLanes};
 
@@ -336,12 +253,7 @@ __global__ void __launch_bounds__(kMaxWarps * 32, 2) solve_batch(const SolveBatc
 }  // namespace
 
 void solve_columns(const CudaContext& context, const SolveBatchTask& task) {
-  // Half as many rows a block spread few rows over more multiprocessors, but only as long as all blocks run
-  // at once, two on each: else the second round would take as long as the first. A row's arithmetic is the
-  // same.
-  constexpr int kFew = kMaxWarps / 2;
-  const bool many = task.rows / (kFew * kWarpRows) > 2 * context.multiprocessors();
-  const int warps = many ? kMaxWarps : kFew;
+  const int warps = warps_for(context, task.rows);
   launch(context, solve_batch, dim3(static_cast<unsigned>(task.rows / (warps * kWarpRows))),
          dim3(static_cast<unsigned>(warps * 32)), shared_bytes(warps), task);
 }

@@ -86,6 +86,28 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+/// The other way: (count, n) in the original order to (n, rows) in visiting order, from row `first` on.
+__global__ void __launch_bounds__(kThreads)
+    spread_codes(const std::uint8_t* codes, std::int64_t first, std::int64_t count, std::int64_t n,
+                 std::int64_t rows, const int* position, std::uint8_t* out) {
+  __shared__ std::uint8_t tile[kCodeTile * (kCodeTile + 4)];
+  const std::int64_t row0 = static_cast<std::int64_t>(blockIdx.x) * kCodeTile;
+  const std::int64_t column0 = static_cast<std::int64_t>(blockIdx.y) * kCodeTile;
+  for (int i = static_cast<int>(threadIdx.x); i < kCodeTile * kCodeTile; i += kThreads) {
+    const int row = i / kCodeTile;
+    const int column = i % kCodeTile;
+    if (row0 + row < count && column0 + column < n)
+      tile[row * (kCodeTile + 4) + column] = codes[(row0 + row) * n + column0 + column];
+  }
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x); i < kCodeTile * kCodeTile; i += kThreads) {
+    const int column = i / kCodeTile;
+    const int row = i % kCodeTile;
+    if (row0 + row < count && column0 + column < n)
+      out[position[column0 + column] * rows + first + row0 + row] = tile[row * (kCodeTile + 4) + column];
+  }
+}
+
 __global__ void __launch_bounds__(kThreads)
     transpose_scales(const float* scale, const float* zero, std::int64_t groups, std::int64_t rows,
                      std::int64_t count, std::uint16_t* scale_out, std::uint8_t* zero_out) {
@@ -98,6 +120,20 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+__global__ void __launch_bounds__(kThreads)
+    spread_scales(const std::uint16_t* scales, const std::uint8_t* zeros, std::int64_t groups,
+                  std::int64_t rows, std::int64_t at, std::int64_t count, std::int64_t end, float* scale,
+                  float* zero) {
+  const std::int64_t local = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (at + local >= end) return;
+  const bool exists = local < count;
+  for (std::int64_t group = blockIdx.y; group < groups; group += gridDim.y) {
+    const std::int64_t from = local * groups + group, to = group * rows + at + local;
+    scale[to] = exists ? __half2float(__ushort_as_half(scales[from])) : 1.0f;
+    zero[to] = exists ? static_cast<float>(zeros[from]) : 0.0f;
+  }
+}
+
 template <typename T>
 void load(const CudaContext& context, const SolveSource& source, std::int64_t n, std::int64_t rows,
           const int* position, const std::uint8_t* dead, float* w, double* norm, double* dead_norm) {
@@ -105,6 +141,7 @@ void load(const CudaContext& context, const SolveSource& source, std::int64_t n,
   const dim3 tiles(blocks_for(source.count, kTile), blocks_for(n, kTile));
   launch(context, transpose_rows<T>, tiles, dim3(kThreads), 0, data, source.first, source.count, n, rows,
          position, dead, w);
+  if (norm == nullptr) return;
   launch(context, sum_squares<T>, dim3(blocks_for(source.count, kThreads / 32)), dim3(kThreads), 0, data,
          source.first, source.count, n, dead, norm, dead_norm);
 }
@@ -131,11 +168,25 @@ void store_codes(const CudaContext& context, const std::uint8_t* codes, std::int
          dim3(kThreads), 0, codes, n, rows, count, position, out);
 }
 
+void load_codes(const CudaContext& context, const std::uint8_t* codes, std::int64_t first, std::int64_t count,
+                std::int64_t n, std::int64_t rows, const int* position, std::uint8_t* out) {
+  launch(context, spread_codes, dim3(blocks_for(count, kCodeTile), blocks_for(n, kCodeTile)), dim3(kThreads),
+         0, codes, first, count, n, rows, position, out);
+}
+
 void store_scales(const CudaContext& context, const float* scale, const float* zero, std::int64_t groups,
                   std::int64_t rows, std::int64_t count, std::uint16_t* scale_out, std::uint8_t* zero_out) {
   const auto group_blocks = static_cast<unsigned>(groups < 65535 ? groups : 65535);
   launch(context, transpose_scales, dim3(blocks_for(count, kThreads), group_blocks), dim3(kThreads), 0, scale,
          zero, groups, rows, count, scale_out, zero_out);
+}
+
+void load_scales(const CudaContext& context, const std::uint16_t* scales, const std::uint8_t* zeros,
+                 std::int64_t groups, std::int64_t rows, std::int64_t at, std::int64_t count,
+                 std::int64_t end, float* scale, float* zero) {
+  const auto group_blocks = static_cast<unsigned>(groups < 65535 ? groups : 65535);
+  launch(context, spread_scales, dim3(blocks_for(end - at, kThreads), group_blocks), dim3(kThreads), 0,
+         scales, zeros, groups, rows, at, count, end, scale, zero);
 }
 
 }  // namespace gptq::cuda

@@ -5,8 +5,8 @@
 #include "base/error.h"
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/cuda_kernels.h"
-#include "kernels/cuda/cuda_linear.h"
 #include "kernels/cuda/solve_memory.h"
+#include "kernels/cuda/solve_slice.h"
 #include "kernels/cuda/solve_tables.h"
 #include "kernels/cuda/solve_tasks.h"
 #include "kernels/solve_schedule.h"
@@ -14,32 +14,10 @@
 namespace gptq::cuda {
 namespace {
 
-/// What a slice has of one part.
-struct PartRows {
-  const RowsToSolve* part;
-  std::size_t number;         ///< of the part
-  std::int64_t first, count;  ///< rows of the part
-  std::int64_t at;            ///< the first one's place in the slice
-};
-
-std::vector<PartRows> rows_in_slice(std::span<const RowsToSolve> parts, std::int64_t first,
-                                    std::int64_t count) {
-  std::vector<PartRows> overlaps;
-  std::int64_t part_first = 0;
-  for (std::size_t number = 0; number < parts.size(); ++number) {
-    const std::int64_t rows = parts[number].weight.rows;
-    const std::int64_t begin = std::max(first, part_first);
-    const std::int64_t end = std::min(first + count, part_first + rows);
-    if (begin < end)
-      overlaps.push_back({&parts[number], number, begin - part_first, end - begin, begin - first});
-    part_first += rows;
-  }
-  return overlaps;
-}
-
 class SliceSolver {
  public:
-  SliceSolver(CudaContext& context, const SolveSchedule& schedule, const float* r, double damping,
+  /// given: the parts bring their scales and zeros.
+  SliceSolver(CudaContext& context, const SolveSchedule& schedule, const float* r, double damping, bool given,
               std::int64_t rows);
 
   std::int64_t rows() const { return rows_; }
@@ -50,9 +28,7 @@ class SliceSolver {
  private:
   void allocate_slice();
   void load(std::span<const PartRows> overlaps);
-  void load_part(const PartRows& rows);
-  void load_prepared(const PartRows& rows, const CudaLinear& linear);
-  void put(const SolveSource& source);
+  void load_scales(std::span<const PartRows> overlaps);
   void fix_scales();
   void search_ahead(std::size_t index, std::size_t segment);
   void solve_batch(std::size_t index);
@@ -70,6 +46,7 @@ class SliceSolver {
   const SolveSchedule& schedule_;
   const float* r_;
   double damping_;
+  bool given_;
   std::int64_t n_, groups_, rows_;
   std::int64_t ahead_ = 0;  ///< columns of the widest group that is solved ahead
   SolveTables tables_;
@@ -79,15 +56,16 @@ class SliceSolver {
 };
 
 SliceSolver::SliceSolver(CudaContext& context, const SolveSchedule& schedule, const float* r, double damping,
-                         std::int64_t rows)
+                         bool given, std::int64_t rows)
     : context_(context),
       schedule_(schedule),
       r_(r),
       damping_(damping),
+      given_(given),
       n_(schedule.columns.n),
       groups_(schedule.columns.groups),
       tables_(context, schedule, r) {
-  if (r_ != nullptr && schedule.options.refit_every_group) ahead_ = schedule.widest_search;
+  if (r_ != nullptr && !given_ && schedule.options.refit_every_group) ahead_ = schedule.widest_search;
   rows_ = solve_slice_rows(rows, n_, groups_, ahead_);
   allocate_slice();
 }
@@ -113,7 +91,10 @@ void SliceSolver::solve(std::span<const RowsToSolve> parts, std::int64_t first, 
                         std::vector<QuantizedRows>& results) {
   const std::vector<PartRows> overlaps = rows_in_slice(parts, first, count);
   load(overlaps);
-  if (!schedule_.options.refit_every_group) fix_scales();
+  if (given_)
+    load_scales(overlaps);
+  else if (!schedule_.options.refit_every_group)
+    fix_scales();
   for (std::size_t index = 0; index < schedule_.batches.size(); ++index) solve_batch(index);
   if (r_ != nullptr) {
     project_norms(context_, w_.as<float>(), rows_, r_, n_, norm_parts_.as<float>());
@@ -127,50 +108,23 @@ void SliceSolver::load(std::span<const PartRows> overlaps) {
   const cudaStream_t stream = context_.stream();
   GPTQ_CUDA(cudaMemsetAsync(w_.data(), 0, w_.size(), stream));
   GPTQ_CUDA(cudaMemsetAsync(statistics_.data(), 0, statistics_.size(), stream));
-  for (const PartRows& rows : overlaps) {
-    const CudaLinear* prepared =
-        rows.part->prepared == nullptr ? nullptr : &cuda_linear(*rows.part->prepared);
-    if (prepared != nullptr && prepared->holds(rows.part->weight.dtype))
-      load_prepared(rows, *prepared);
-    else
-      load_part(rows);
-  }
+  SliceTarget target{n_, rows_, tables_.position.as<int>(), tables_.dead.as<std::uint8_t>(), w_.as<float>()};
+  target.staging = difference_.data();  // not needed yet
+  target.staging_bytes = difference_.size();
+  target.norm = statistic(kWeightNorm);
+  target.dead_norm = statistic(kDeadNorm);
+  load_slice(context_, target, overlaps);
   // Products over columns in steps of 16 may meet ones that are not solved yet, times zero.
   GPTQ_CUDA(cudaMemsetAsync(difference_.data(), 0, difference_.size(), stream));
 }
 
-void SliceSolver::put(const SolveSource& source) {
-  load_rows(context_, source, n_, rows_, tables_.position.as<int>(), tables_.dead.as<std::uint8_t>(),
-            w_.as<float>(), statistic(kWeightNorm), statistic(kDeadNorm));
-}
-
-/// From the copy that the forward pass uses.
-void SliceSolver::load_prepared(const PartRows& rows, const CudaLinear& linear) {
-  const DType dtype = rows.part->weight.dtype;
-  GPTQ_EXPECT(linear.in_features() == n_ &&
-              rows.part->first_row + rows.part->weight.rows <= linear.out_features());
-  linear.wait();
-  const std::int64_t first = (rows.part->first_row + rows.first) * n_;
-  put({static_cast<const std::byte*>(linear.weights()) + static_cast<std::size_t>(first) * size_of(dtype),
-       dtype, rows.at, rows.count});
-}
-
-/// In pieces that fit into the memory of the differences, which are not needed yet.
-void SliceSolver::load_part(const PartRows& rows) {
-  const Matrix& weight = rows.part->weight;
-  const std::size_t row_bytes = static_cast<std::size_t>(n_) * size_of(weight.dtype);
-  const auto fit = static_cast<std::int64_t>(difference_.size() / row_bytes);
-  for (std::int64_t done = 0; done < rows.count; done += fit) {
-    const std::int64_t count = std::min(fit, rows.count - done);
-    const Matrix piece = weight.rows_from(rows.first + done, count);
-    if (piece.stride == n_) {
-      context_.upload(difference_.data(), piece.data, static_cast<std::size_t>(count) * row_bytes);
-    } else {
-      for (std::int64_t row = 0; row < count; ++row)
-        context_.upload(difference_.data() + static_cast<std::size_t>(row) * row_bytes,
-                        piece.rows_from(row, 1).data, row_bytes);
-    }
-    put({difference_.data(), weight.dtype, rows.at + done, count});
+/// Scales and zeros that the caller gave. Rows that do not exist have some too, lest they give NaN.
+void SliceSolver::load_scales(std::span<const PartRows> overlaps) {
+  const ScaleTarget target{groups_, rows_, scale_.as<float>(), zero_.as<float>()};
+  for (const PartRows& rows : overlaps) {
+    const std::int64_t end = &rows == &overlaps.back() ? rows_ : rows.at + rows.count;
+    load_given_scales(context_, target, rows.part->scales + rows.first * groups_,
+                      rows.part->zeros + rows.first * groups_, rows.at, rows.count, end);
   }
 }
 
@@ -199,6 +153,7 @@ SolveBatchTask SliceSolver::task_of(std::size_t index) {
   task.parts = tables_.parts.as<SolvePart>() + tables_.first[index];
   task.part_count = static_cast<int>(batch.segments.size());
   task.fixed = schedule_.options.refit_every_group ? 0 : 1;
+  task.given = given_ ? 1 : 0;
   task.weight = tables_.weight.as<float>() + batch.first;
   task.group = tables_.group.as<int>() + batch.first;
   task.grid = tables_.grid;
@@ -212,8 +167,16 @@ SolveBatchTask SliceSolver::task_of(std::size_t index) {
   task.inverse = tables_.inverse.as<float>() + index * kSolveTile * kSolveTile;
   task.pivot = tables_.pivot.as<float>() + index * kSolveTile;
   if (batch.first == 0) return task;
-  multiply_finished(context_, difference_.as<float>(), rows_, r_, n_, batch.first, task.count,
-                    packed_.as<float>(), partial_.as<float>());
+  SolveProduct product;
+  product.rows = rows_;
+  product.x = difference_.as<float>();
+  product.b = r_ + batch.first;
+  product.stride = n_;
+  product.depth = batch.first;
+  product.count = task.count;
+  product.packed = packed_.as<float>();
+  product.partial = partial_.as<float>();
+  multiply_columns(context_, product);
   task.chunks = solve_chunks(batch.first);
   task.partial = partial_.as<float>();
   return task;
@@ -251,7 +214,7 @@ void SliceSolver::search_ahead(std::size_t index, std::size_t number) {
 void SliceSolver::solve_batch(std::size_t index) {
   const SolveBatch& batch = schedule_.batches[index];
   for (std::size_t k = 0; k < batch.segments.size(); ++k)
-    if (batch.segments[k].search_count > batch.segments[k].count) search_ahead(index, k);
+    if (!given_ && batch.segments[k].search_count > batch.segments[k].count) search_ahead(index, k);
   solve_columns(context_, task_of(index));
 }
 
@@ -310,18 +273,25 @@ void SliceSolver::store_statistics(std::span<const PartRows> overlaps, std::vect
 std::vector<QuantizedRows> CudaKernels::solve_rows(std::span<const RowsToSolve> parts,
                                                    const SolveColumns& columns, const float* r,
                                                    double damping, const SolveOptions& options) {
-  std::int64_t rows = 0;
   std::vector<QuantizedRows> results;
   for (const RowsToSolve& part : parts) {
-    GPTQ_EXPECT(part.weight.cols == columns.n);
-    rows += part.weight.rows;
+    GPTQ_EXPECT(part.weight.cols == columns.n && (part.scales == nullptr) == (part.zeros == nullptr));
     results.push_back(make_quantized_rows(part.weight.rows, columns));
   }
   const SolveSchedule schedule(columns, options);
-  if (rows == 0) return results;
-  SliceSolver solver(context_, schedule, r, damping, rows);
-  for (std::int64_t first = 0; first < rows; first += solver.rows())
-    solver.solve(parts, first, std::min(solver.rows(), rows - first), results);
+  // A slice's parts all seek their scales, or all have them.
+  for (const bool given : {false, true}) {
+    std::vector<RowsToSolve> alike(parts.begin(), parts.end());
+    std::int64_t rows = 0;
+    for (RowsToSolve& part : alike) {
+      if ((part.scales != nullptr) != given) part.weight.rows = 0;
+      rows += part.weight.rows;
+    }
+    if (rows == 0) continue;
+    SliceSolver solver(context_, schedule, r, damping, given, rows);
+    for (std::int64_t first = 0; first < rows; first += solver.rows())
+      solver.solve(alike, first, std::min(solver.rows(), rows - first), results);
+  }
   return results;
 }
 

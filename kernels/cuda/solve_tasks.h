@@ -44,6 +44,7 @@ struct SolveBatchTask {
   const SolvePart* parts = nullptr;  ///< device (part_count)
   int part_count = 0;
   int fixed = 0;                  ///< a part's columns may have different scales, all known before
+  int given = 0;                  ///< no scale is sought
   const float* weight = nullptr;  ///< (count): of the search
   const int* group = nullptr;     ///< (count)
   SolveGrid grid;
@@ -79,7 +80,8 @@ struct SolveSource {
 };
 
 // solve_load.cu
-/// w[position[c]][row] = source(row, c), dead columns 0; square sums of all and of the dead weights by row.
+/// w[position[c]][row] = source(row, c), dead columns 0; square sums of all and of the dead weights by row,
+/// unless null.
 void load_rows(const CudaContext& context, const SolveSource& source, std::int64_t n, std::int64_t rows,
                const int* position, const std::uint8_t* dead, float* w, double* norm, double* dead_norm);
 /// Codes (n, rows) in visiting order to (count, n) in the original order.
@@ -89,6 +91,15 @@ void store_codes(const CudaContext& context, const std::uint8_t* codes, std::int
 void store_scales(const CudaContext& context, const float* scale, const float* zero, std::int64_t groups,
                   std::int64_t rows, std::int64_t count, std::uint16_t* scale_out, std::uint8_t* zero_out);
 
+/// Codes (count, n) in the original order to rows [first, first + count) of (n, rows) in visiting order.
+void load_codes(const CudaContext& context, const std::uint8_t* codes, std::int64_t first, std::int64_t count,
+                std::int64_t n, std::int64_t rows, const int* position, std::uint8_t* out);
+/// Rows [at, at + count) of scale and zero (groups, rows) from halves and bytes (count, groups); rows from
+/// there to `end` get scale 1 and zero 0.
+void load_scales(const CudaContext& context, const std::uint16_t* scales, const std::uint8_t* zeros,
+                 std::int64_t groups, std::int64_t rows, std::int64_t at, std::int64_t count,
+                 std::int64_t end, float* scale, float* zero);
+
 // solve_invert.cu
 /// Inverses (batches, 128, 128) of R's diagonal blocks [first, first + count), found in double precision, and
 /// the blocks' diagonals (batches, 128). batch_first, batch_count: device (batches).
@@ -96,14 +107,35 @@ void invert_triangles(const CudaContext& context, const float* r, std::int64_t n
                       const int* batch_count, int batches, float* inverse, float* pivot);
 
 // solve_update.cu
-/// partial (ceil(depth / 512), rows, 128) = difference[0:depth]ᵀ R[0:depth, depth:depth + count].
-/// packed: round_up(depth, 16) * 128 floats, used where R's rows are not aligned; difference then needs
-/// finite rows up to that multiple of 16.
-void multiply_finished(const CudaContext& context, const float* difference, std::int64_t rows, const float* r,
-                       std::int64_t n, std::int64_t depth, int count, float* packed, float* partial);
+/// One product of a slice's columns with a matrix of at most 128 columns.
+struct SolveProduct {
+  std::int64_t rows = 0;
+  const float* x = nullptr;  ///< (depth, rows); finite up to a depth that is a multiple of 16
+  const float* b = nullptr;  ///< (depth, count), or (count, depth) with `transposed`; rows `stride` apart
+  std::int64_t stride = 0;
+  bool transposed = false;
+  std::int64_t depth = 0;
+  int count = 0;
+  float* packed = nullptr;  ///< round_up(depth, 16) * 128 floats, used where b's rows are not aligned
+  float* partial = nullptr;  ///< out (solve_chunks(depth), rows, 128): xᵀ·b, row-major, in parts to be added
+};
+void multiply_columns(const CudaContext& context, const SolveProduct& product);
 inline int solve_chunks(std::int64_t depth) {
   return static_cast<int>((depth + kSolveChunk - 1) / kSolveChunk);
 }
+
+/// The parts' sum, of `count` columns, with another matrix.
+struct SolveFold {
+  std::int64_t rows = 0;
+  const float* partial = nullptr;  ///< (chunks, rows, 128)
+  int chunks = 0;
+  int count = 0;
+  const float* base = nullptr;  ///< (count, rows): out = base - sum; null: out = sum
+  float* out = nullptr;         ///< (width, rows): zeros from `count` on; may be base
+  int width = 0;                ///< count..128
+};
+// solve_fold.cu
+void fold_parts(const CudaContext& context, const SolveFold& fold);
 
 // solve_columns.cu
 void solve_columns(const CudaContext& context, const SolveBatchTask& task);

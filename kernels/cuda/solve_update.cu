@@ -1,31 +1,39 @@
-#include "kernels/cuda/device.cuh"
-#include "kernels/cuda/ptx.cuh"
-#include "kernels/cuda/solve_tasks.h"
+#include "kernels/cuda/solve_tile.cuh"
 
-/// The left-looking update in full single precision. A kernel of our own, as a library would choose its
-/// algorithm, and with it a row's bits, by the number of rows.
+/// Products of columns with parts of R, M or H in full single precision. A kernel of our own, as a library
+/// would choose its algorithm, and with it a row's bits, by the number of rows.
 namespace gptq::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kTile = kSolveTile;
-constexpr int kDepth = 16;  // columns in shared memory at a time
-constexpr int kStages = 3;
-constexpr int kStage = 2 * kDepth * kTile;  // floats: both operands
-constexpr std::size_t kShared = kStages * kStage * sizeof(float);
-static_assert(kSolveChunk % kDepth == 0 && kShared <= 48 * 1024);
+constexpr int kThreads = kTileThreads;
 
-/// (depth rounded up to 16, 128) floats: R's rows [0, depth) and columns [depth, depth + count), zeros
-/// elsewhere.
+/// (depth rounded up to 16, 128) floats: b's rows [0, depth) and columns [0, count), zeros elsewhere.
 __global__ void __launch_bounds__(kThreads)
-    pack_columns(const float* r, std::int64_t n, std::int64_t depth, int count, float* packed) {
+    pack_columns(const float* b, std::int64_t stride, std::int64_t depth, int count, float* packed) {
   const int column = static_cast<int>(threadIdx.x) % kTile;
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * (kThreads / kTile) + threadIdx.x / kTile;
-  packed[row * kTile + column] = row < depth && column < count ? r[row * n + depth + column] : 0.0f;
+  packed[row * kTile + column] = row < depth && column < count ? b[row * stride + column] : 0.0f;
 }
 
-/// Copies kDepth columns of the transposed difference and rows of R.
-__device__ inline void fetch(const float* difference, std::int64_t rows, const float* b, std::int64_t stride,
+constexpr int kPiece = 16;  // rows of `packed` that a block of pack_transposed writes
+
+/// The same of b stored (count, depth).
+__global__ void __launch_bounds__(kThreads)
+    pack_transposed(const float* b, std::int64_t stride, std::int64_t depth, int count, float* packed) {
+  __shared__ float tile[kPiece * (kTile + 1)];
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kPiece;
+  for (int i = static_cast<int>(threadIdx.x); i < kPiece * kTile; i += kThreads) {
+    const int column = i / kPiece, k = i % kPiece;
+    tile[k * (kTile + 1) + column] =
+        column < count && first + k < depth ? b[column * stride + first + k] : 0.0f;
+  }
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x); i < kPiece * kTile; i += kThreads)
+    packed[first * kTile + i] = tile[i / kTile * (kTile + 1) + i % kTile];
+}
+
+/// Copies kDepth rows of both operands.
+__device__ inline void fetch(const float* a, std::int64_t rows, const float* b, std::int64_t stride,
                              float* stage) {
   constexpr int kQuads = kTile / 4;
 #pragma unroll
@@ -33,77 +41,35 @@ __device__ inline void fetch(const float* difference, std::int64_t rows, const f
     const int item = static_cast<int>(threadIdx.x) + i * kThreads;
     const int k = item / kQuads;
     const int quad = item % kQuads * 4;
-    cp_async_16(stage + k * kTile + quad, difference + k * rows + quad, true);
+    cp_async_16(stage + k * kTile + quad, a + k * rows + quad, true);
     cp_async_16(stage + (kDepth + k) * kTile + quad, b + k * stride + quad, true);
   }
 }
 
-__device__ inline void load_halves(const float* from, int apart, float (&to)[8]) {
-  const float4 first = *reinterpret_cast<const float4*>(from);
-  const float4 second = *reinterpret_cast<const float4*>(from + apart);
-  to[0] = first.x;
-  to[1] = first.y;
-  to[2] = first.z;
-  to[3] = first.w;
-  to[4] = second.x;
-  to[5] = second.y;
-  to[6] = second.z;
-  to[7] = second.w;
-}
-
-/// One tile of 128 rows, all 128 columns, one chunk of the depth. A warp has 32 rows and 64 columns; a thread
-/// rows {0..3, 16..19} and columns {0..3, 32..35} of its corner, so that a warp's loads of shared memory are
-/// 64 and 128 consecutive bytes. Sums run over rising columns, one product after the other.
+/// One tile of 128 rows, all 128 columns, one chunk of the depth.
 __global__ void __launch_bounds__(kThreads, 2)
-    multiply_chunk(const float* difference, std::int64_t rows, const float* b, std::int64_t stride,
-                   std::int64_t depth, float* partial) {
-  float* const stages = dynamic_shared<float>();
+    multiply_chunk(const float* a, std::int64_t rows, const float* b, std::int64_t stride, std::int64_t depth,
+                   float* partial) {
   const std::int64_t row0 = static_cast<std::int64_t>(blockIdx.x) * kTile;
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.y) * kSolveChunk;
   const std::int64_t left = depth - first;
   const int steps = static_cast<int>(left < kSolveChunk ? left : kSolveChunk) / kDepth;
-  const float* const a_start = difference + first * rows + row0;
+  const float* const a_start = a + first * rows + row0;
   const float* const b_start = b + first * stride;
 
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int row = warp / 2 * 32 + lane / 8 * 4;
-  const int column = warp % 2 * 64 + lane % 8 * 4;
-
-  for (int s = 0; s < kStages - 1; ++s) {
-    if (s < steps)
-      fetch(a_start + s * kDepth * rows, rows, b_start + s * kDepth * stride, stride, stages + s * kStage);
-    cp_async_commit();
-  }
+  const TilePlace at;
   float sum[8][8] = {};
-  int slot = 0;
-  for (int step = 0; step < steps; ++step) {
-    cp_async_wait<kStages - 2>();
-    __syncthreads();  // this stage has arrived, and the one to be overwritten has been read
-    const int next = step + kStages - 1;
-    if (next < steps)
-      fetch(a_start + next * kDepth * rows, rows, b_start + next * kDepth * stride, stride,
-            stages + (slot == 0 ? kStages - 1 : slot - 1) * kStage);
-    cp_async_commit();
-    const float* const stage = stages + slot * kStage;
-#pragma unroll
-    for (int k = 0; k < kDepth; ++k) {
-      float x[8];
-      float y[8];
-      load_halves(stage + k * kTile + row, 16, x);
-      load_halves(stage + (kDepth + k) * kTile + column, 32, y);
-#pragma unroll
-      for (int i = 0; i < 8; ++i)
-#pragma unroll
-        for (int j = 0; j < 8; ++j) sum[i][j] = fmaf(x[i], y[j], sum[i][j]);
-    }
-    slot = slot == kStages - 1 ? 0 : slot + 1;
-  }
+  multiply_tile(
+      dynamic_shared<float>(), steps, at,
+      [&](int step, float* stage) {
+        fetch(a_start + step * kDepth * rows, rows, b_start + step * kDepth * stride, stride, stage);
+      },
+      sum);
 
-  float* const out = partial + (blockIdx.y * rows + row0) * kTile + column;
+  float* const out = partial + (blockIdx.y * rows + row0) * kTile + at.column;
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    float* const to = out + (row + (i < 4 ? i : i + 12)) * kTile;
+    float* const to = out + (at.row + (i < 4 ? i : i + 12)) * kTile;
     *reinterpret_cast<float4*>(to) = make_float4(sum[i][0], sum[i][1], sum[i][2], sum[i][3]);
     *reinterpret_cast<float4*>(to + 32) = make_float4(sum[i][4], sum[i][5], sum[i][6], sum[i][7]);
   }
@@ -111,20 +77,26 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 }  // namespace
 
-void multiply_finished(const CudaContext& context, const float* difference, std::int64_t rows, const float* r,
-                       std::int64_t n, std::int64_t depth, int count, float* packed, float* partial) {
-  const float* b = r + depth;
-  std::int64_t stride = n;
+void multiply_columns(const CudaContext& context, const SolveProduct& product) {
+  const std::int64_t depth = product.depth;
+  const float* b = product.b;
+  std::int64_t stride = product.stride;
   std::int64_t reach = depth;
-  if (count != kTile || n % 4 != 0 || depth % kDepth != 0) {
+  const bool aligned = !product.transposed && product.count == kTile && stride % 4 == 0 &&
+                       depth % kDepth == 0 && reinterpret_cast<std::uintptr_t>(b) % 16 == 0;
+  if (!aligned) {
     reach = (depth + kDepth - 1) / kDepth * kDepth;
-    launch(context, pack_columns, dim3(static_cast<unsigned>(reach / (kThreads / kTile))), dim3(kThreads), 0,
-           r, n, depth, count, packed);
-    b = packed;
+    static_assert(kDepth % kPiece == 0);
+    const std::int64_t rows_of_block = product.transposed ? kPiece : kThreads / kTile;
+    launch(context, product.transposed ? pack_transposed : pack_columns,
+           dim3(static_cast<unsigned>(reach / rows_of_block)), dim3(kThreads), 0, b, stride, depth,
+           product.count, product.packed);
+    b = product.packed;
     stride = kTile;
   }
-  launch(context, multiply_chunk, dim3(static_cast<unsigned>(rows / kTile), solve_chunks(depth)),
-         dim3(kThreads), kShared, difference, rows, b, stride, reach, partial);
+  launch(context, multiply_chunk,
+         dim3(static_cast<unsigned>(product.rows / kTile), static_cast<unsigned>(solve_chunks(depth))),
+         dim3(kThreads), kTileShared, product.x, product.rows, b, stride, reach, product.partial);
 }
 
 }  // namespace gptq::cuda

@@ -59,6 +59,7 @@ struct QuantizationSection {
   int refine_sweeps = 0;                  ///< [result] of coordinate descent after the solve; 0: none
   bool refine_scales = true;              ///< [result] closed-form scales between those sweeps
   double correction_alpha = 0;            ///< [result] of the error-propagation correction, [0, 1]; 0: none
+  double correction_part = 1;             ///< [result] of the samples that it is found from, (0, 1]
   std::vector<std::string> correction_layers;  ///< [result] names or regexes; empty: all
   std::string rotation = "none";               ///< [result] none | hadamard
   std::vector<std::string>
@@ -94,6 +95,7 @@ struct ComputeSection {
 struct OutputSection {
   std::string path;                              ///< [speed] directory to make
   bool overwrite = false;                        ///< [speed] replace an output that is not this job's own
+  std::string format = "gptq";                   ///< [result] gptq | dequantized
   std::string checkpoint_format = "gptq";        ///< [result] gptq | gptq_v2
   std::string quantization_config = "gptq";      ///< [result] gptq | mixed_gptq: how config.json says it
   std::int64_t max_shard_bytes = 5'000'000'000;  ///< [result] of one safetensors file

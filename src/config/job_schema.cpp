@@ -61,6 +61,10 @@ std::vector<Key> work_keys() {
       {GPTQ_KEY(compute.spill_path), speed, any(), path,
        "Directory of that file, best on a local disk; empty: spill/ inside output.path."},
 
+      {GPTQ_KEY(output.format), result, words({"gptq", "dequantized"}), word,
+       "gptq: packed codes and scales. dequantized: an ordinary model in the source's types, each quantized\n"
+       "weight written as the number that it stands for, so that any tool can evaluate it; it saves no "
+       "room."},
       {GPTQ_KEY(output.checkpoint_format), result, words({"gptq", "gptq_v2"}), word,
        "gptq stores zeros minus one, as every loader expects; gptq_v2 stores the zeros themselves."},
       {GPTQ_KEY(output.quantization_config), result, words({"gptq", "mixed_gptq"}), word,

@@ -74,6 +74,9 @@ std::vector<Key> quantization_keys() {
       {GPTQ_KEY(quantization.correction_alpha), result, within('[', 0, 1, ']'), word,
        "Error-propagation correction (QEP, GPTAQ): weights are moved so far towards those that make up for\n"
        "the errors of the layers before. Costs a second, full-precision forward pass; 0: none."},
+      {GPTQ_KEY(quantization.correction_part), result, within('(', 0, 1, ']'), word,
+       "The correction is found from this part of the calibration's chunks, evenly spread: its sum takes\n"
+       "twice the time of the Hessian's."},
       {GPTQ_KEY(quantization.correction_layers), result, any(), pattern,
        "Layers to correct, in the form of include; empty: all."},
       {GPTQ_KEY(quantization.rotation), result, words({"none", "hadamard"}), word,

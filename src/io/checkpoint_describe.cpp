@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "io/checkpoint_directory.h"
 #include "io/checkpoint_file.h"
+#include "io/checkpoint_format.h"
 #include "io/description.h"
 
 namespace gptq {
@@ -97,13 +98,14 @@ void add_content(Description& out, const RankFile& file) {
   out.line("position", fmt::format("block {}, stage group {}", header.block, header.group));
   out.line("samples", fmt::format("{}, {} tokens", samples_text(first, first + count),
                                   grouped(static_cast<std::uint64_t>(tokens))));
-  for (const char* name : {"hidden", "x", "hidden_before"}) {
+  for (const char* name : checkpoint_format::kActivations) {
     if (file.has(name))
       out.line(name, fmt::format("{} x {} {}", tokens, file.columns(name), name_of(file.dtype(name))));
   }
-  if (file.has("sum")) {
-    out.line("sum",
-             fmt::format("{} entries, {} chunks", grouped(static_cast<std::uint64_t>(file.columns("sum"))),
+  for (const char* name : {"sum", "cross"}) {
+    if (!file.has(name)) continue;
+    out.line(name,
+             fmt::format("{} entries, {} chunks", grouped(static_cast<std::uint64_t>(file.columns(name))),
                          file.chunks_summed().size()));
   }
   const char* label = "layers";

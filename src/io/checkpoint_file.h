@@ -19,12 +19,15 @@ struct RankState {
   int rank = 0;
   std::int64_t block = 0;
   std::int64_t group = 0;
-  std::vector<std::int64_t> samples;  ///< global indices, ascending and consecutive
-  std::vector<std::int64_t> lengths;  ///< tokens of each
-  Matrix hidden;                      ///< (tokens, hidden_size) f32
-  Matrix x;                           ///< (tokens, width) bf16 or f32; no data: not part of the state
-  Matrix hidden_before;               ///< (tokens, hidden_size) f32; no data: not part of the state
-  std::span<const std::int64_t> sum;  ///< empty: outside a sum
+  std::vector<std::int64_t> samples;    ///< global indices, ascending and consecutive
+  std::vector<std::int64_t> lengths;    ///< tokens of each
+  Matrix hidden;                        ///< (tokens, hidden_size) f32
+  Matrix x;                             ///< (tokens, width) bf16 or f32; no data: not part of the state
+  Matrix hidden_before;                 ///< (tokens, hidden_size) f32; no data: not part of the state
+  Matrix reference_hidden;              ///< of the full-precision stream; no data: there is none
+  Matrix reference_x;                   ///< likewise
+  std::span<const std::int64_t> sum;    ///< empty: outside a sum
+  std::span<const std::int64_t> cross;  ///< empty: not summed
   std::vector<std::int64_t> chunks_summed;
   const std::vector<QuantizedLayer>* layers =
       nullptr;  ///< finished layers of the present block; the root's only
@@ -62,15 +65,16 @@ class RankFile {
   const std::vector<std::int64_t>& samples() const;
   const std::vector<std::int64_t>& lengths() const;
   const std::vector<std::int64_t>& chunks_summed() const;
-  bool has(const std::string& dataset) const;              ///< "x", "hidden_before", "sum"
-  DType dtype(const std::string& dataset) const;           ///< of "hidden", "x" or "hidden_before"
-  std::int64_t columns(const std::string& dataset) const;  ///< of these; for "sum" the number of entries
+  /// kActivations (checkpoint_format.h), "sum", "cross"
+  bool has(const std::string& dataset) const;
+  DType dtype(const std::string& dataset) const;           ///< of activations
+  std::int64_t columns(const std::string& dataset) const;  ///< of these; for a sum the number of entries
   /// Rows of the samples [first, first + count) (global indices) into `target`, whose rows, columns and type
-  /// must fit. dataset: "hidden", "x" or "hidden_before".
+  /// must fit. dataset: one of the activations.
   void read_rows(const std::string& dataset, std::int64_t first, std::int64_t count,
                  const Matrix& target) const;
-  /// Adds the file's sum to `panels` (same size).
-  void add_sum(std::span<std::int64_t> panels) const;
+  /// Adds one of the file's sums ("sum", "cross") to `values` (same size).
+  void add_sum(const std::string& dataset, std::span<std::int64_t> values) const;
   std::vector<QuantizedLayer> layers() const;
 
  private:
@@ -79,7 +83,7 @@ class RankFile {
 };
 
 /// A file of virtual datasets over the rank files, which must lie in the same directory: "samples",
-/// "lengths", "hidden" and, where all have them, "x" and "hidden_before"; rows in the order of the samples.
+/// "lengths", "hidden" and, where all have them, the other activations; rows in the order of the samples.
 /// By sync and rename. Throws IoError; InputError if the rank files do not belong together.
 void write_view_file(const std::filesystem::path& path, const std::vector<std::filesystem::path>& rank_files);
 

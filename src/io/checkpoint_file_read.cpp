@@ -49,13 +49,14 @@ struct RankFile::State {
     file = hdf5_open(file_path);
     read_header();
     read_samples();
-    for (const char* name : {"hidden", "x", "hidden_before"}) {
+    for (const char* name : format::kActivations) {
       if (name != std::string("hidden") && !exists(file.get(), name)) continue;
       add_activation(name);
     }
     if (exists(file.get(), "sum")) {
       datasets["sum"] = dataset(file.get(), "sum", DType::i64, 1);
       chunks = integers("sum_chunks");
+      if (exists(file.get(), "cross")) datasets["cross"] = dataset(file.get(), "cross", DType::i64, 1);
     }
   }
 
@@ -245,13 +246,14 @@ void RankFile::read_rows(const std::string& dataset, std::int64_t first, std::in
           "read");
 }
 
-void RankFile::add_sum(std::span<std::int64_t> panels) const {
+void RankFile::add_sum(const std::string& dataset, std::span<std::int64_t> panels) const {
   constexpr std::size_t kPiece = 1 << 20;  // entries
   const Hdf5Quiet quiet;
   const State& s = *state_;
-  const State::Dataset& data = s.find("sum");
+  const State::Dataset& data = s.find(dataset);
   if (data.shape[0] != static_cast<std::int64_t>(panels.size())) {
-    throw s.wrong(fmt::format("its sum has {} entries, {} are expected", data.shape[0], panels.size()));
+    throw s.wrong(
+        fmt::format("its {} has {} entries, {} are expected", dataset, data.shape[0], panels.size()));
   }
   std::vector<std::int64_t> piece(std::min(kPiece, panels.size()));
   const Hdf5Handle space(s.check(H5Dget_space(data.handle.get()), "read"));

@@ -21,6 +21,7 @@ class RankFileLayout {
     if (!state.sum.empty()) {
       add_array("sum", DType::i64, state.sum.data(), state.sum.size());
       add_array("sum_chunks", DType::i64, state.chunks_summed.data(), state.chunks_summed.size());
+      if (!state.cross.empty()) add_array("cross", DType::i64, state.cross.data(), state.cross.size());
     }
     if (state.layers != nullptr && !state.layers->empty()) add_layers(*state.layers);
     check(H5Fflush(file_.get(), H5F_SCOPE_LOCAL), "write");
@@ -58,7 +59,9 @@ class RankFileLayout {
     GPTQ_EXPECT(state.hidden.rows == tokens);
     add_activation("hidden", state.hidden);
     for (const auto& [name, matrix] :
-         {std::pair("x", state.x), std::pair("hidden_before", state.hidden_before)}) {
+         {std::pair("x", state.x), std::pair("hidden_before", state.hidden_before),
+          std::pair("reference_hidden", state.reference_hidden),
+          std::pair("reference_x", state.reference_x)}) {
       const bool empty = matrix.rows == 0 && matrix.cols > 0;  // a rank without samples
       if (matrix.data == nullptr && !empty) continue;
       GPTQ_EXPECT(matrix.rows == tokens);

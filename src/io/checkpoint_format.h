@@ -1,6 +1,7 @@
 #pragma once
 
 // Private to src/io: names and types of the rank files (docs/checkpoint-format.md).
+#include <array>
 #include <cstdint>
 #include <string>
 
@@ -13,6 +14,9 @@ namespace gptq::checkpoint_format {
 inline constexpr const char* kFormat = "gptq-hpc-checkpoint-rank";
 inline constexpr const char* kViewFormat = "gptq-hpc-checkpoint-view";
 inline constexpr std::int64_t kVersion = 1;
+/// Data sets with a row for each token.
+inline constexpr std::array kActivations = {"hidden", "x", "hidden_before", "reference_hidden",
+                                            "reference_x"};
 inline constexpr const char* kDType = "dtype";  ///< attribute of an activation: "BF16" or "F32"
 
 /// What HDF5 calls the bits of a type: bf16 and f16, which it does not know, are 16-bit integers.

@@ -90,7 +90,7 @@ Part read_part(const fs::path& path) {
   Part part{path.filename().string(), static_cast<std::int64_t>(file.samples().size()), 0, 0, {}};
   if (part.samples > 0) part.first_sample = file.samples().front();
   for (const std::int64_t length : file.lengths()) part.tokens += length;
-  for (const char* name : {"hidden", "x", "hidden_before"}) {
+  for (const char* name : checkpoint_format::kActivations) {
     if (file.has(name)) part.columns[name] = {file.dtype(name), file.columns(name)};
   }
   return part;

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
-#include <map>
 #include <optional>
 #include <set>
 
@@ -11,11 +9,11 @@
 #include "base/file.h"
 #include "base/sha256.h"
 #include "config/version.h"
+#include "io/layer_tensors.h"
 #include "io/output_directory.h"
 #include "io/output_layout.h"
 #include "io/quantization_config.h"
 #include "io/safetensors_writer.h"
-#include "quant/packing.h"
 
 namespace gptq {
 namespace {
@@ -41,64 +39,6 @@ std::uint64_t room_needed(const OutputLayout& layout, const std::vector<fs::path
   return bytes;
 }
 
-/// A bias in the type that loaders of GPTQ models expect.
-HostTensor half_bias(const HostTensor& bias, const std::string& name) {
-  HostTensor half = convert(bias, DType::f16);
-  const auto* values = reinterpret_cast<const f16*>(half.storage.data());
-  for (std::int64_t i = 0; i < half.elements(); ++i) {
-    if (!std::isfinite(to_float(values[i]))) {
-      throw InputError(
-          "{}: element {} does not fit into fp16, the type of biases in this format; exclude the module",
-          name, i);
-    }
-  }
-  return half;
-}
-
-/// By their names in the output.
-std::map<std::string, HostTensor> packed_tensors(const QuantizedLayer& layer, bool v2) {
-  PackedLayer packed = pack(layer, v2);
-  std::map<std::string, HostTensor> tensors;
-  tensors.emplace(layer.module + ".qweight", std::move(packed.qweight));
-  tensors.emplace(layer.module + ".qzeros", std::move(packed.qzeros));
-  tensors.emplace(layer.module + ".scales", std::move(packed.scales));
-  tensors.emplace(layer.module + ".g_idx", std::move(packed.g_idx));
-  return tensors;
-}
-
-/// The tensors of one block, made when they are asked for and handed out once: about one packed layer is in
-/// memory at a time, and the scales.
-class BlockTensors {
- public:
-  BlockTensors(const BlockWeights& weights, const std::vector<QuantizedLayer>& layers,
-               const std::string& prefix, bool v2)
-      : weights_(weights), prefix_(prefix), v2_(v2) {
-    for (const QuantizedLayer& layer : layers) {
-      for (const char* part : {".qweight", ".qzeros", ".scales", ".g_idx", ".bias"}) {
-        layer_of_[layer.module + part] = &layer;
-      }
-    }
-  }
-
-  /// Nothing if the tensor is no part of a quantized layer.
-  std::optional<HostTensor> take(const std::string& name) {
-    const auto layer = layer_of_.find(name);
-    if (layer == layer_of_.end()) return std::nullopt;
-    if (name.ends_with(".bias")) return half_bias(weights_.at(name.substr(prefix_.size())), name);
-    if (!ready_.contains(name)) pack_layer(*layer->second);
-    return std::move(ready_.extract(name).mapped());
-  }
-
- private:
-  void pack_layer(const QuantizedLayer& layer) { ready_.merge(packed_tensors(layer, v2_)); }
-
-  const BlockWeights& weights_;
-  const std::string& prefix_;
-  bool v2_;
-  std::map<std::string, const QuantizedLayer*> layer_of_;
-  std::map<std::string, HostTensor> ready_;
-};
-
 }  // namespace
 
 struct Exporter::State {
@@ -120,7 +60,7 @@ struct Exporter::State {
         model(the_model),
         recipe(the_recipe),
         directory(job.output.path),
-        layout(lay_out_output(model, recipe, static_cast<std::uint64_t>(job.output.max_shard_bytes))),
+        layout(lay_out_output(model, recipe, job.output)),
         companions(companion_files(model.files().directory())),
         places(places_of_blocks(model, layout)),
         block_sha256(places.size()) {}
@@ -181,6 +121,12 @@ struct Exporter::State {
     write_hashed(name, found->second, hash);
   }
 
+  /// The same outside the blocks, where unturned tensors need not be in memory.
+  void write_outside_blocks(const std::string& name) {
+    if (model.rotation() == nullptr) return writer_of(name).copy(name, model.files());
+    writer_of(name).write(name, model.load_outside_blocks(name));
+  }
+
   void write_hashed(const std::string& name, const HostTensor& tensor, Sha256& hash) {
     writer_of(name).write(name, tensor);
     hash.update(tensor.storage.data(), tensor.storage.size());
@@ -213,6 +159,7 @@ Exporter::Exporter(const JobConfig& job, const ModelWeights& model, const Recipe
   s.require_frames(tensors);
   s.manifest.fingerprint = mark.result;
   s.manifest.created_by = "gptq-hpc " + version();
+  s.manifest.output_format = job.output.format;
   claim_output_directory({s.directory, model.files().directory(), mark, job.output.overwrite,
                           room_needed(s.layout, s.companions), s.files_to_keep(tensors)});
   s.open_files(tensors);
@@ -232,13 +179,13 @@ std::string Exporter::write_block(std::int64_t block, const BlockWeights& weight
   GPTQ_EXPECT(block >= 0 && index < s.places.size() && weights.block == block);
   const std::string prefix = block_prefix(s.model.architecture(), block);
   const std::set<std::string> kept(s.layout.copied[index].begin(), s.layout.copied[index].end());
-  BlockTensors made(weights, layers, prefix, s.job.output.checkpoint_format == "gptq_v2");
-  for (const QuantizedLayer& layer : layers) s.writer_of(layer.module + ".qweight");  // none without a place
+  LayerTensors made(s.job.output, weights, layers, prefix);
+  for (const std::string& name : made.names()) s.writer_of(name);  // none without a place
   Sha256 hash;
   for (const auto& [name, info] : s.places[index].tensors) {
     if (kept.contains(name)) {
       s.write_kept(name, weights, prefix, hash);
-    } else if (const auto tensor = made.take(name)) {
+    } else if (const auto tensor = made.take(name, info.dtype)) {
       s.write_hashed(name, *tensor, hash);
     } else {
       throw Error(ExitCode::internal, fmt::format("block {} comes without tensor '{}'", block, name));
@@ -251,8 +198,15 @@ std::string Exporter::write_block(std::int64_t block, const BlockWeights& weight
 
 void Exporter::write_head(const QuantizedLayer& head) {
   State& s = *state_;
-  const auto tensors = packed_tensors(head, s.job.output.checkpoint_format == "gptq_v2");
-  for (const std::string& name : s.layout.head) s.writer_of(name).write(name, tensors.at(name));
+  const BlockWeights no_biases;
+  const std::vector<QuantizedLayer> layers{head};
+  const std::string prefix;
+  LayerTensors made(s.job.output, no_biases, layers, prefix);
+  for (const std::string& name : s.layout.head) {
+    const auto& file = s.layout.files[s.layout.file_of.at(name)].tensors;
+    const auto place = std::find_if(file.begin(), file.end(), [&](const auto& t) { return t.first == name; });
+    s.writer_of(name).write(name, made.take(name, place->second.dtype).value());
+  }
 }
 
 std::vector<std::string> Exporter::block_sha256() const {
@@ -275,17 +229,20 @@ void Exporter::keep_partial_files() {
 
 void Exporter::finish() {
   State& s = *state_;
-  for (const std::string& name : s.layout.outside_blocks) s.writer_of(name).copy(name, s.model.files());
+  for (const std::string& name : s.layout.outside_blocks) s.write_outside_blocks(name);
   s.finish_files();
   for (const auto& writer : s.writers) {
     if (writer != nullptr) writer->finish();  // says which tensor is missing
   }
   for (const fs::path& file : s.companions) s.write_text(file.filename().string(), read_text_file(file));
-  const std::string quantize_config = quantize_config_json(s.job, s.model, s.recipe);
-  s.write_text("quantize_config.json", quantize_config);
+  std::string quantize_config;
+  if (!is_dequantized(s.job.output)) {
+    quantize_config = quantize_config_json(s.job, s.model, s.recipe);
+    s.write_text("quantize_config.json", quantize_config);
+  }
   if (s.layout.files.size() > 1) s.write_text("model.safetensors.index.json", s.layout.index_json());
   const std::string source_config = read_text_file(s.model.files().directory() / "config.json");
-  s.write_text("config.json", output_config_json(source_config, quantize_config));
+  s.write_text("config.json", output_config_json(source_config, s.model, quantize_config));
   write_manifest(s.manifest, s.directory);
   release_output_directory(s.directory);
 }

@@ -28,7 +28,8 @@ class Exporter {
            const std::vector<std::string>& finished = {});
   ~Exporter();  ///< removes the partial files, unless told to keep them or gone on from finished blocks
 
-  /// Everything of the block: quantized layers packed, all its other tensors copied in their own dtype.
+  /// Everything of the block: quantized layers packed (or as ordinary weights, where output.format says so),
+  /// all its other tensors in their own dtype, as in the source or as the rotation left them.
   /// Returns the SHA-256 over the bytes of its tensors in the file's order, taken from memory.
   std::string write_block(std::int64_t block, const BlockWeights& weights,
                           const std::vector<QuantizedLayer>& layers);
@@ -40,8 +41,8 @@ class Exporter {
   void sync();
   /// From now on a checkpoint counts on the partial files: they outlive this object. From any thread.
   void keep_partial_files();
-  /// Embedding, final norm, head (unless tied), files of the tokenizer, config.json, quantize_config.json,
-  /// index, manifest.json (SHA-256 and size of every file).
+  /// Embedding, final norm, head (unless tied), files of the tokenizer, config.json, quantize_config.json
+  /// (unless dequantized), index, manifest.json (SHA-256 and size of every file).
   void finish();
   const std::filesystem::path& directory() const;
 

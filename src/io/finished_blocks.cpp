@@ -75,8 +75,7 @@ std::optional<std::string> damage_in_finished_blocks(const JobConfig& job, const
                                                      const Recipe& recipe,
                                                      const std::vector<std::string>& block_sha256,
                                                      BlockShare share) {
-  const OutputLayout layout =
-      lay_out_output(model, recipe, static_cast<std::uint64_t>(job.output.max_shard_bytes));
+  const OutputLayout layout = lay_out_output(model, recipe, job.output);
   const std::vector<BlockPlace> places = places_of_blocks(model, layout);
   if (block_sha256.size() > places.size()) {
     return fmt::format("{} blocks are said to be finished, but the model has {}", block_sha256.size(),

@@ -155,6 +155,7 @@ void write_manifest(const Manifest& manifest, const fs::path& directory) {
   text["version"] = kManifestVersion;
   text["created_by"] = manifest.created_by;
   text["fingerprint"] = manifest.fingerprint;
+  text["output_format"] = manifest.output_format;
   text["files"] = nlohmann::ordered_json::object();
   for (const auto& [name, entry] : manifest.files) {
     text["files"][name] = {{"bytes", entry.bytes}, {"sha256", entry.sha256}};
@@ -171,7 +172,7 @@ std::optional<Manifest> read_manifest(const fs::path& directory) {
     if (text.at("format") != kManifestFormat || text.at("version") != kManifestVersion) {
       throw InputError("{} is no manifest of version {} of this program", path.string(), kManifestVersion);
     }
-    Manifest manifest{text.at("fingerprint"), text.at("created_by"), {}};
+    Manifest manifest{text.at("fingerprint"), text.at("created_by"), text.value("output_format", "gptq"), {}};
     for (const auto& [name, entry] : text.at("files").items()) {
       if (name.empty() || name.find('/') != std::string::npos || name == "." || name == "..") {
         throw InputError("{}: '{}' is no plain file name", path.string(), name);

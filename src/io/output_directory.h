@@ -18,6 +18,7 @@ struct Manifest {
   };
   std::string fingerprint;
   std::string created_by;
+  std::string output_format = "gptq";  ///< output.format: what kind of model this is
   std::map<std::string, Entry> files;
 };
 

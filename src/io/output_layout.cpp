@@ -45,8 +45,11 @@ std::pair<std::string, TensorInfo> kept(const std::string& name, const TensorInf
 
 class LayoutMaker {
  public:
-  LayoutMaker(const ModelWeights& model, const Recipe& recipe, std::uint64_t max_file_bytes)
-      : model_(model), recipe_(recipe), max_file_bytes_(max_file_bytes) {}
+  LayoutMaker(const ModelWeights& model, const Recipe& recipe, const OutputSection& output)
+      : model_(model),
+        recipe_(recipe),
+        max_file_bytes_(static_cast<std::uint64_t>(output.max_shard_bytes)),
+        dequantized_(is_dequantized(output)) {}
 
   OutputLayout make() {
     const std::string embedding = std::string(model_.architecture().embedding) + ".weight";
@@ -54,10 +57,10 @@ class LayoutMaker {
     add({kept(embedding, model_.files().info(embedding))});
     layout_.outside_blocks.push_back(embedding);
     for (std::int64_t block = 0; block < model_.config().num_hidden_layers; ++block) add_block(block);
-    NamedTensors rest = packed_head();
+    NamedTensors rest = quantized_head();
     for (const std::string& name : outside_) {
       if (name == embedding || is_left_out(name)) continue;
-      rest.push_back(kept(name, model_.files().info(name)));
+      rest.push_back(kept(name, model_.files().info(name == head_ ? model_.head_source() : name)));
       layout_.outside_blocks.push_back(name);
     }
     add(rest);
@@ -88,21 +91,24 @@ class LayoutMaker {
         of_block_[static_cast<std::size_t>(prefix - prefixes.begin())].push_back(name);
       }
     }
+    // A head that was untied by the rotation is in no file yet.
+    if (!model_.config().tie_word_embeddings && !model_.files().contains(head_)) outside_.push_back(head_);
   }
 
   bool is_left_out(const std::string& name) const {
-    const std::string head(model_.architecture().head);
-    const bool replaced = model_.config().tie_word_embeddings || recipe_.quantizes_head(head);
-    return (replaced && name == head + ".weight") || name.ends_with("rotary_emb.inv_freq");
+    const bool replaced = model_.config().tie_word_embeddings || !layout_.head.empty();
+    return (replaced && name == head_) || name.ends_with("rotary_emb.inv_freq");
   }
 
   /// What stands for the head's weight where it is quantized.
-  NamedTensors packed_head() {
+  NamedTensors quantized_head() {
     const LinearShape head = head_shape(model_.architecture(), model_.config());
     if (!recipe_.quantizes_head(head.name)) return {};
     if (const std::string problem = head_problem(model_, recipe_); !problem.empty())
       throw UsageError("{}", problem);
-    NamedTensors tensors = packed_tensors(head.name, head, recipe_.section_of(head.name));
+    const NamedTensors tensors = dequantized_
+                                     ? NamedTensors{kept(head_, model_.files().info(model_.head_source()))}
+                                     : packed_tensors(head.name, head, recipe_.section_of(head.name));
     for (const auto& [name, info] : tensors) layout_.head.push_back(name);
     return tensors;
   }
@@ -115,9 +121,13 @@ class LayoutMaker {
       for (const LinearShape& layer : group.layers) {
         const std::string module = prefix + layer.name;
         if (!recipe_.selects(module)) continue;
+        replaced.insert(module + ".weight");
+        if (dequantized_) {
+          tensors.push_back(kept(module + ".weight", model_.files().info(module + ".weight")));
+          continue;
+        }
         for (auto& tensor : packed_tensors(module, layer, recipe_.section_of(module)))
           tensors.push_back(std::move(tensor));
-        replaced.insert(module + ".weight");
         if (model_.files().contains(module + ".bias")) {
           tensors.emplace_back(module + ".bias", described(DType::f16, {layer.out_features}));
           replaced.insert(module + ".bias");
@@ -161,6 +171,8 @@ class LayoutMaker {
   const ModelWeights& model_;
   const Recipe& recipe_;
   std::uint64_t max_file_bytes_;
+  bool dequantized_;
+  std::string head_ = std::string(model_.architecture().head) + ".weight";
   std::uint64_t file_bytes_ = 0;
   std::vector<std::string> outside_;
   std::vector<std::vector<std::string>> of_block_;
@@ -176,8 +188,12 @@ std::string OutputLayout::index_json() const {
   return index.dump(2) + "\n";
 }
 
-OutputLayout lay_out_output(const ModelWeights& model, const Recipe& recipe, std::uint64_t max_file_bytes) {
-  return LayoutMaker(model, recipe, max_file_bytes).make();
+bool is_dequantized(const OutputSection& output) {
+  return output.format == "dequantized";
+}
+
+OutputLayout lay_out_output(const ModelWeights& model, const Recipe& recipe, const OutputSection& output) {
+  return LayoutMaker(model, recipe, output).make();
 }
 
 }  // namespace gptq

@@ -126,6 +126,7 @@ ordered_json meta(const QuantizationSection& q) {
                        {"static_groups", q.static_groups},
                        {"act_group_aware", gptq && q.act_group_aware && !q.desc_act},
                        {"scale_search", q.scale_search},
+                       {"rotation", q.rotation},
                        {"mse", q.scale_search == "minmax" ? 0.0 : q.mse_norm}};
   if (q.trits) json["trits"] = true;
   if (!q.per_channel) json["per_channel"] = false;
@@ -190,10 +191,12 @@ std::string quantize_config_json(const JobConfig& job, const ModelWeights& model
   return config.dump(2) + "\n";
 }
 
-std::string output_config_json(const std::string& source_config, const std::string& quantize_config) {
+std::string output_config_json(const std::string& source_config, const ModelWeights& model,
+                               const std::string& quantize_config) {
   try {
     ordered_json config = ordered_json::parse(source_config);
-    config["quantization_config"] = ordered_json::parse(quantize_config);
+    if (model.rotation() != nullptr) config["tie_word_embeddings"] = model.config().tie_word_embeddings;
+    if (!quantize_config.empty()) config["quantization_config"] = ordered_json::parse(quantize_config);
     return config.dump(2) + "\n";
   } catch (const nlohmann::json::exception& error) {
     throw InputError("the source model's config.json is no valid JSON object: {}", error.what());

@@ -21,7 +21,9 @@ std::vector<std::pair<std::string, std::string>> dynamic_rules(const ModelWeight
 /// OneComp's list of every module's bits (job.output.quantization_config).
 std::string quantize_config_json(const JobConfig& job, const ModelWeights& model, const Recipe& recipe);
 
-/// The source's config.json with quantization_config in it; everything else as it was.
-std::string output_config_json(const std::string& source_config, const std::string& quantize_config);
+/// The source's config.json with quantization_config in it (empty text: none); of a rotated model it says
+/// that the head is its own. Everything else is as it was.
+std::string output_config_json(const std::string& source_config, const ModelWeights& model,
+                               const std::string& quantize_config);
 
 }  // namespace gptq

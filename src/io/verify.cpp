@@ -23,11 +23,12 @@ void shorten(std::vector<std::string>& messages) {
 
 }  // namespace
 
-OutputModel::OutputModel(const fs::path& directory)
+OutputModel::OutputModel(const fs::path& directory, bool is_dequantized)
     : files(directory),
       config(read_model_config(directory)),
       architecture(find_architecture(config.model_type)),
-      groups(stage_groups(architecture, config)) {}
+      groups(stage_groups(architecture, config)),
+      dequantized(is_dequantized) {}
 
 std::int64_t groups_of(const QuantizedForm& form, std::int64_t in_features) {
   return form.group_size < 0 ? 1 : (in_features + form.group_size - 1) / form.group_size;
@@ -39,10 +40,10 @@ VerifyResult verify_output(const fs::path& directory) {
                      directory.string());
   }
   VerifyResult result;
-  verify_files(directory, result);
+  const bool dequantized = verify_files(directory, result);
   try {
-    const OutputModel model(directory);
-    if (!model.config.quantized.present) {
+    const OutputModel model(directory, dequantized);
+    if (!model.config.quantized.present && !dequantized) {
       result.failures.push_back(
           "config.json has no quantization_config: loaders take the model for an unquantized one");
     } else {

@@ -41,6 +41,17 @@ void check_strangers(const fs::path& directory, const Manifest& manifest, Verify
   }
 }
 
+void check_no_quantization(const fs::path& directory, VerifyResult& result) {
+  try {
+    if (json::parse(read_text_file(directory / "config.json")).contains("quantization_config")) {
+      result.failures.push_back(
+          "config.json has a quantization_config, but the manifest says that the weights are dequantized");
+    }
+  } catch (const std::exception& error) {
+    result.failures.push_back(error.what());
+  }
+}
+
 void check_configs(const fs::path& directory, VerifyResult& result) {
   try {
     const json config = json::parse(read_text_file(directory / "config.json"));
@@ -93,10 +104,12 @@ void check_index(const fs::path& directory, VerifyResult& result) {
 
 }  // namespace
 
-void verify_files(const fs::path& directory, VerifyResult& result) {
+bool verify_files(const fs::path& directory, VerifyResult& result) {
+  bool dequantized = false;
   try {
     const std::optional<Manifest> manifest = read_manifest(directory);
     if (manifest) {
+      dequantized = manifest->output_format == "dequantized";
       for (const auto& [name, entry] : manifest->files) check_manifest_entry(directory / name, entry, result);
       result.files = static_cast<std::int64_t>(manifest->files.size());
       check_strangers(directory, *manifest, result);
@@ -106,8 +119,13 @@ void verify_files(const fs::path& directory, VerifyResult& result) {
   } catch (const Error& error) {
     result.failures.push_back(error.what());
   }
-  check_configs(directory, result);
+  if (dequantized) {
+    check_no_quantization(directory, result);
+  } else {
+    check_configs(directory, result);
+  }
   check_index(directory, result);
+  return dequantized;
 }
 
 }  // namespace gptq

@@ -13,12 +13,14 @@ namespace gptq {
 
 /// What `verify` looks at, read once. Private to src/io.
 struct OutputModel {
-  explicit OutputModel(const std::filesystem::path& directory);
+  /// dequantized: the manifest says that the model is an ordinary one.
+  OutputModel(const std::filesystem::path& directory, bool dequantized);
 
   SafetensorsReader files;
   ModelConfig config;
   const Architecture& architecture;
   std::vector<StageGroup> groups;
+  bool dequantized;
 
   bool is_quantized(const std::string& module) const { return files.contains(module + ".qweight"); }
   QuantizedForm form_of(const std::string& module) const { return config.quantized.form_of(module); }
@@ -27,8 +29,9 @@ struct OutputModel {
 /// Groups of a module's input columns.
 std::int64_t groups_of(const QuantizedForm& form, std::int64_t in_features);
 
-/// Manifest, sizes, hashes; files that do not belong; both copies of the quantization config; the index.
-void verify_files(const std::filesystem::path& directory, VerifyResult& result);
+/// Manifest, sizes, hashes; files that do not belong; both copies of the quantization config (none for a
+/// dequantized model); the index. Returns whether the manifest says that the model is dequantized.
+bool verify_files(const std::filesystem::path& directory, VerifyResult& result);
 /// Names, types and shapes of all tensors; then every quantized module unpacked.
 void verify_tensors(const OutputModel& model, VerifyResult& result);
 /// Notes on kernels and tensor-parallel degrees of known loaders.

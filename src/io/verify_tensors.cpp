@@ -29,7 +29,8 @@ class TensorVerifier {
     expect_kept(std::string(names.final_norm) + ".weight", {config.hidden_size});
     verify_head();
     verify_strays();
-    if (result_.quantized_modules == 0) result_.failures.push_back("no module is quantized");
+    if (result_.quantized_modules == 0 && !model_.dequantized)
+      result_.failures.push_back("no module is quantized");
     if (wrapped_zeros_ > 0) {
       result_.notes.push_back(
           fmt::format("{} zeros are 0, which format v1 stores as 2^bits - 1; some loaders add 1 "
@@ -96,10 +97,23 @@ class TensorVerifier {
     for (const StageGroup& group : model_.groups) {
       for (const LinearShape& layer : group.layers) verify_linear(prefix + layer.name, layer);
     }
+    if (model_.dequantized) return;
     for (const JoinedModules& joined : joined_modules(names)) verify_joined(prefix, joined);
   }
 
+  /// An ordinary model's: nothing packed, no NaN.
+  void verify_dequantized(const std::string& module, const LinearShape& layer) {
+    if (layer.bias) expect_kept(module + ".bias", {layer.out_features});
+    if (!expect_kept(module + ".weight", {layer.out_features, layer.in_features})) return;
+    const HostTensor weight = convert(model_.files.read(module + ".weight"), DType::f32);
+    const auto* values = reinterpret_cast<const float*>(weight.storage.data());
+    if (!std::all_of(values, values + weight.elements(), [](float v) { return std::isfinite(v); })) {
+      fail("{}.weight holds NaN or infinity", module);
+    }
+  }
+
   void verify_linear(const std::string& module, const LinearShape& layer) {
+    if (model_.dequantized) return verify_dequantized(module, layer);
     const bool quantized = model_.is_quantized(module);
     const Shape bias{layer.out_features};
     if (layer.bias && quantized) expect(module + ".bias", bias, {DType::f16});
@@ -207,9 +221,8 @@ class TensorVerifier {
       if (quantized == 0) continue;
       if (model_.form_of(module) != form) {
         fail(
-            "{} differs from {} in bits, group_size, sym or desc_act; loaders that join them ({}) take none "
-            "of "
-            "them, others may",
+            "{} differs from {} in bits, group_size, sym or desc_act, and loaders that join them ({}) take "
+            "neither",
             module, modules.front(), joined.name);
         return;
       }

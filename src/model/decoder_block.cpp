@@ -20,7 +20,7 @@ std::vector<float> floats_of(const HostTensor& tensor) {
 
 struct Linear {
   std::vector<float> bias;
-  std::unique_ptr<LinearWeights> weights;
+  std::shared_ptr<const LinearWeights> weights;
 };
 
 }  // namespace
@@ -36,7 +36,8 @@ struct DecoderBlock::State {
   AttentionShape attention;
   std::vector<std::int64_t> widths;  // of the groups' inputs
   std::map<std::string, Linear, std::less<>> linears;
-  DeviceMatrix attention_norm, mlp_norm, q_norm, k_norm;  // floats; empty: the model has none
+  // floats; null: the model has none. Shared by copies of the block.
+  std::shared_ptr<const DeviceMatrix> attention_norm, mlp_norm, q_norm, k_norm;
 
   State(Backend& place, const ModelWeights& model, const BlockWeights& weights, const DeviceRotary& table,
         DType dtype)
@@ -65,8 +66,9 @@ struct DecoderBlock::State {
 
   static std::string weight_name(std::string_view module) { return std::string(module) + ".weight"; }
 
-  DeviceMatrix norm_weight(const BlockWeights& weights, std::string_view module) {
-    return {backend, convert(weights.at(weight_name(module)), DType::f32)};
+  std::shared_ptr<const DeviceMatrix> norm_weight(const BlockWeights& weights, std::string_view module) {
+    return std::make_shared<const DeviceMatrix>(backend,
+                                                convert(weights.at(weight_name(module)), DType::f32));
   }
 
   std::int64_t window() const {
@@ -106,9 +108,9 @@ struct DecoderBlock::State {
     apply(names.k, batch, x, k, false);
     apply(names.v, batch, x, v, false);
     if (!names.q_norm.empty())
-      kernels.head_rms_norm(q, q_norm.floats(), config.rms_norm_eps, names.norm_weight_offset);
+      kernels.head_rms_norm(q, q_norm->floats(), config.rms_norm_eps, names.norm_weight_offset);
     if (!names.k_norm.empty())
-      kernels.head_rms_norm(k, k_norm.floats(), config.rms_norm_eps, names.norm_weight_offset);
+      kernels.head_rms_norm(k, k_norm->floats(), config.rms_norm_eps, names.norm_weight_offset);
     kernels.rotary(batch, q, attention.head_dim, rotary);
     kernels.rotary(batch, k, attention.head_dim, rotary);
     kernels.attention(batch, attention, q, k, v, x_next);
@@ -128,7 +130,13 @@ DecoderBlock::DecoderBlock(Backend& backend, const ModelWeights& model, const Bl
                            const DeviceRotary& rotary, DType compute)
     : state_(std::make_unique<State>(backend, model, weights, rotary, compute)) {}
 
+DecoderBlock::DecoderBlock(std::unique_ptr<State> state) : state_(std::move(state)) {}
+
 DecoderBlock::~DecoderBlock() = default;
+
+std::unique_ptr<DecoderBlock> DecoderBlock::copy() const {
+  return std::unique_ptr<DecoderBlock>(new DecoderBlock(std::make_unique<State>(*state_)));
+}
 
 std::int64_t DecoderBlock::groups() const {
   return static_cast<std::int64_t>(state_->widths.size());
@@ -140,7 +148,7 @@ std::int64_t DecoderBlock::group_width(std::int64_t group) const {
 
 void DecoderBlock::enter(const Batch& batch, const Matrix& hidden, const Matrix& x0) {
   GPTQ_EXPECT(hidden.rows == batch.rows() && x0.cols == group_width(0));
-  state_->norm(hidden, state_->attention_norm, x0);
+  state_->norm(hidden, *state_->attention_norm, x0);
 }
 
 void DecoderBlock::advance(std::int64_t group, const Batch& batch, const Matrix& hidden, const Matrix& x,
@@ -152,7 +160,7 @@ void DecoderBlock::advance(std::int64_t group, const Batch& batch, const Matrix&
       return state.attend(batch, x, x_next);
     case 1:
       state.apply(state.names.o, batch, x, hidden, true);
-      return state.norm(hidden, state.mlp_norm, x_next);
+      return state.norm(hidden, *state.mlp_norm, x_next);
     case 2:
       return state.gate(batch, x, x_next);
     case 3:

@@ -44,11 +44,14 @@ class DecoderBlock {
   const LinearWeights& linear(const std::string& name) const;
   /// Replaces the weight of a linear ("self_attn.q_proj") by this one; its bias stays.
   void set_linear(const std::string& name, const QuantizedWeights& weight);
+  /// The same block; weights are shared until set_linear() replaces them in one of the two.
+  std::unique_ptr<DecoderBlock> copy() const;
   /// Whole block at once.
   void forward(const Batch& batch, const Matrix& hidden);
 
  private:
   struct State;
+  explicit DecoderBlock(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "base/error.h"
+#include "model/model_rotation.h"
 #include "model/packed_linear.h"
 #include "model/safetensors_reader.h"
 
@@ -133,9 +134,16 @@ ModelWeights::ModelWeights(const std::filesystem::path& model_directory)
       config_(read_model_config(model_directory)),
       architecture_(&find_architecture(config_.model_type)),
       groups_(stage_groups(*architecture_, config_)),
-      reader_(std::make_unique<SafetensorsReader>(model_directory)) {}
+      reader_(std::make_unique<SafetensorsReader>(model_directory)),
+      files_tie_head_(config_.tie_word_embeddings) {}
 
 ModelWeights::~ModelWeights() = default;
+
+void ModelWeights::rotate(RotationRounding rounding) {
+  GPTQ_EXPECT(rotation_ == nullptr);
+  rotation_ = std::make_unique<ModelRotation>(config_, *architecture_, *reader_, std::move(rounding));
+  config_.tie_word_embeddings = false;
+}
 
 void ModelWeights::check() const {
   Checker checker(*reader_);
@@ -143,7 +151,7 @@ void ModelWeights::check() const {
   const LinearShape head = head_shape(*architecture_, config_);
   checker.tensor(weight_of(architecture_->embedding), table);
   checker.tensor(weight_of(architecture_->final_norm), {config_.hidden_size});
-  if (!config_.tie_word_embeddings) checker.linear(head.name, head, config_.quantized);
+  if (!files_tie_head_) checker.linear(head.name, head, config_.quantized);
   for (std::int64_t block = 0; block < config_.num_hidden_layers; ++block) {
     const std::string prefix = block_prefix(*architecture_, block);
     for (const NamedShape& norm : norms(*architecture_, config_)) {
@@ -189,6 +197,7 @@ BlockWeights ModelWeights::load_block(std::int64_t block) const {
         if (layer.bias) take(layer.name, ".bias", load(prefix + layer.name + ".bias"));
       }
     }
+    if (rotation_ != nullptr) rotation_->turn(result);
   } catch (const InputError& error) {
     throw InputError("block {}: {}", block, error.what());
   }
@@ -196,21 +205,37 @@ BlockWeights ModelWeights::load_block(std::int64_t block) const {
 }
 
 void ModelWeights::check_values_outside_blocks() const {
-  load_embedding();
-  load_final_norm();
-  if (!config_.tie_word_embeddings) load_head();
+  load(weight_of(architecture_->embedding));
+  load(weight_of(architecture_->final_norm));
+  if (!files_tie_head_) load(head_source());
 }
 
 HostTensor ModelWeights::load_embedding() const {
-  return load(weight_of(architecture_->embedding));
+  HostTensor table = load(weight_of(architecture_->embedding));
+  return rotation_ == nullptr ? std::move(table) : rotation_->turned_embedding(std::move(table));
 }
 
 HostTensor ModelWeights::load_final_norm() const {
-  return load(weight_of(architecture_->final_norm));
+  HostTensor norm = load(weight_of(architecture_->final_norm));
+  return rotation_ == nullptr ? std::move(norm) : ModelRotation::folded_norm(std::move(norm));
 }
 
 HostTensor ModelWeights::load_head() const {
-  return config_.tie_word_embeddings ? load_embedding() : load_linear(std::string(architecture_->head));
+  const std::string_view module = files_tie_head_ ? architecture_->embedding : architecture_->head;
+  HostTensor table = load_linear(std::string(module));
+  if (rotation_ == nullptr) return table;
+  return rotation_->turned_head(std::move(table), load(weight_of(architecture_->final_norm)));
+}
+
+HostTensor ModelWeights::load_outside_blocks(const std::string& name) const {
+  if (name == weight_of(architecture_->embedding)) return load_embedding();
+  if (name == weight_of(architecture_->final_norm)) return load_final_norm();
+  GPTQ_EXPECT(name == weight_of(architecture_->head));
+  return load_head();
+}
+
+std::string ModelWeights::head_source() const {
+  return weight_of(files_tie_head_ ? architecture_->embedding : architecture_->head);
 }
 
 }  // namespace gptq

@@ -11,6 +11,8 @@
 
 namespace gptq {
 
+class ModelRotation;
+struct RotationRounding;
 class SafetensorsReader;
 
 /// The tensors of one block by their name inside it ("self_attn.q_proj.weight"), in the file's dtype.
@@ -27,6 +29,11 @@ class ModelWeights {
  public:
   explicit ModelWeights(const std::filesystem::path& model_directory);
   ~ModelWeights();
+
+  /// From now on this is the model in rotated form, whose head is its own: every load gives turned tensors,
+  /// and config() says what the output's config.json will. Throws UsageError where that does not fit.
+  void rotate(RotationRounding rounding);
+  const ModelRotation* rotation() const { return rotation_.get(); }  ///< null: the model is as in its files
 
   const ModelConfig& config() const { return config_; }
   const Architecture& architecture() const { return *architecture_; }
@@ -45,8 +52,13 @@ class ModelWeights {
   BlockWeights load_block(std::int64_t block) const;
   HostTensor load_embedding() const;   ///< (vocab, hidden)
   HostTensor load_final_norm() const;  ///< (hidden)
-  HostTensor load_head()
-      const;  ///< (vocab, hidden); the embedding where they are tied; dequantized where it is packed
+  /// (vocab, hidden); the embedding where they are tied; dequantized where it is packed
+  HostTensor load_head() const;
+  /// The embedding's, final norm's or head's weight by its full name, from those three.
+  HostTensor load_outside_blocks(const std::string& name) const;
+
+  /// The tensor in the files from which the head is made: the embedding where the files tie them.
+  std::string head_source() const;
 
  private:
   HostTensor load(const std::string& name) const;
@@ -57,6 +69,8 @@ class ModelWeights {
   const Architecture* architecture_;
   std::vector<StageGroup> groups_;
   std::unique_ptr<SafetensorsReader> reader_;
+  bool files_tie_head_;
+  std::unique_ptr<ModelRotation> rotation_;
 };
 
 }  // namespace gptq

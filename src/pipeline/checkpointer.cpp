@@ -42,10 +42,11 @@ nlohmann::json outcome(std::future<WrittenFile>& writing, const RankState& state
 
 /// The state as it was at the safe point, while the job changes its own.
 struct Checkpointer::Snapshot {
-  HostBuffer hidden;
-  HostBuffer x;
+  HostBuffer hidden, x;
   HostBuffer hidden_before;
+  HostBuffer reference_hidden, reference_x;
   std::vector<std::int64_t> panels;
+  std::vector<std::int64_t> cross;
   std::vector<QuantizedLayer> layers;
   RankState state;
   bool has_file = false;  ///< this rank has something to keep
@@ -55,22 +56,37 @@ struct Checkpointer::Snapshot {
   void take(const SafePoint& point, Backend& backend, bool is_root);
 
  private:
+  void take_sums(const SafePoint& point, Backend& backend);
+  void take_samples(const Activations& activations);
   void take_activations(const SafePoint& point);
 };
+
+namespace {
+
+/// Copies of a stream's state, with room for them that is kept.
+void take_stream(const Activations& activations, std::int64_t x_width, HostBuffer& hidden_room,
+                 HostBuffer& x_room, Matrix& hidden, Matrix& x) {
+  const std::int64_t rows = activations.tokens();
+  const std::int64_t width = activations.hidden_size();
+  hidden = {room_for(hidden_room, static_cast<std::size_t>(rows * width) * sizeof(float)), DType::f32, rows,
+            width, width};
+  activations.read_hidden(hidden.data);
+  if (x_width == 0) return;
+  const DType type = activations.compute();
+  x = {room_for(x_room, static_cast<std::size_t>(rows * x_width) * size_of(type)), type, rows, x_width,
+       x_width};
+  activations.read_x(x_width, x.data);
+}
+
+}  // namespace
 
 void Checkpointer::Snapshot::take(const SafePoint& point, Backend& backend, bool is_root) {
   state.block = point.block;
   state.group = point.group;
   state.samples.clear();
   state.lengths.clear();
-  state.hidden = state.x = state.hidden_before = Matrix{};
-  panels.clear();
-  if (point.sum != nullptr && !point.chunks.empty()) {  // else only zeros
-    panels.resize(point.sum->count());
-    backend.download(panels.data(), point.sum->values(), panels.size() * sizeof(std::int64_t));
-  }
-  state.sum = panels;
-  state.chunks_summed = point.chunks;
+  state.hidden = state.x = state.hidden_before = state.reference_hidden = state.reference_x = Matrix{};
+  take_sums(point, backend);
   layers.clear();
   if (is_root && point.finished != nullptr) layers = point.finished->layers;
   state.layers = is_root ? &layers : nullptr;
@@ -78,8 +94,20 @@ void Checkpointer::Snapshot::take(const SafePoint& point, Backend& backend, bool
   has_file = point.activations != nullptr && (is_root || !state.samples.empty() || !panels.empty());
 }
 
-void Checkpointer::Snapshot::take_activations(const SafePoint& point) {
-  const Activations& activations = *point.activations;
+void Checkpointer::Snapshot::take_sums(const SafePoint& point, Backend& backend) {
+  const auto take = [&](const std::int64_t* from, std::size_t count, std::vector<std::int64_t>& to) {
+    to.resize(count);
+    if (count > 0) backend.download(to.data(), from, count * sizeof(std::int64_t));
+  };
+  const bool summed = point.sums != nullptr && !point.chunks.empty();  // else only zeros
+  take(summed ? point.sums->hessian.values() : nullptr, summed ? point.sums->hessian.count() : 0, panels);
+  take(summed ? point.sums->cross.values() : nullptr, summed ? point.sums->cross.count() : 0, cross);
+  state.sum = panels;
+  state.cross = cross;
+  state.chunks_summed = point.chunks;
+}
+
+void Checkpointer::Snapshot::take_samples(const Activations& activations) {
   for (std::size_t i = 0; i < activations.chunks(); ++i) {
     const Batch& batch = activations.batch(i);
     for (std::int64_t s = 0; s < batch.samples(); ++s) {
@@ -88,18 +116,20 @@ void Checkpointer::Snapshot::take_activations(const SafePoint& point) {
                               batch.offsets[static_cast<std::size_t>(s)]);
     }
   }
-  const std::int64_t rows = activations.tokens();
-  const std::int64_t width = activations.hidden_size();
-  const std::size_t bytes = static_cast<std::size_t>(rows * width) * sizeof(float);
-  state.hidden = {room_for(hidden, bytes), DType::f32, rows, width, width};
-  activations.read_hidden(state.hidden.data);
-  if (point.x_width > 0) {
-    const DType type = activations.compute();
-    state.x = {room_for(x, static_cast<std::size_t>(rows * point.x_width) * size_of(type)), type, rows,
-               point.x_width, point.x_width};
-    activations.read_x(point.x_width, state.x.data);
+}
+
+void Checkpointer::Snapshot::take_activations(const SafePoint& point) {
+  const Activations& activations = *point.activations;
+  take_samples(activations);
+  take_stream(activations, point.x_width, hidden, x, state.hidden, state.x);
+  if (point.reference != nullptr) {
+    take_stream(*point.reference, point.x_width, reference_hidden, reference_x, state.reference_hidden,
+                state.reference_x);
   }
   if (point.hidden_before != nullptr) {
+    const std::int64_t rows = activations.tokens();
+    const std::int64_t width = activations.hidden_size();
+    const std::size_t bytes = static_cast<std::size_t>(rows * width) * sizeof(float);
     state.hidden_before = {room_for(hidden_before, bytes), DType::f32, rows, width, width};
     point.hidden_before->read(0, state.hidden_before.data, bytes);
   }

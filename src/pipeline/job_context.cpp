@@ -130,6 +130,10 @@ std::int64_t chunk_tokens_of(const JobConfig& job, bool on_gpu) {
   return on_gpu ? 16384 : 2048;
 }
 
+bool uses_reference(const JobConfig& job) {
+  return job.quantization.method == "gptq" && job.quantization.correction_alpha > 0;
+}
+
 int ranks_on_this_node(Communicator& comm) {
   const std::string mine = host_name();
   int ranks = 0;

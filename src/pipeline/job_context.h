@@ -33,6 +33,8 @@ ComputeContext make_local_compute(const ComputeSection& section, int threads);
 std::int64_t chunk_tokens_of(const JobConfig& job, const Backend& backend);
 /// on_gpu: the backend has memory of its own.
 std::int64_t chunk_tokens_of(const JobConfig& job, bool on_gpu);
+/// Whether the job sends a full-precision stream beside the quantized one.
+bool uses_reference(const JobConfig& job);
 
 /// Ranks that run on this rank's node. Collective.
 int ranks_on_this_node(Communicator& comm);

@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <array>
+#include <numeric>
 
 #include "base/log.h"
 #include "base/process.h"
 #include "model/recipe_check.h"
+#include "model/source_model.h"
+#include "pipeline/sample_shard.h"
 
 namespace gptq {
 namespace {
@@ -32,8 +35,8 @@ void log_samples(const JobConfig& job, const CalibrationData& data) {
 JobInputs open_inputs(const JobConfig& job, Communicator& comm) {
   const auto open = [&job] {
     JobInputs inputs;
-    inputs.model = std::make_unique<ModelWeights>(job.model.path);
-    inputs.model->check();
+    inputs.held_out_part = job.calibration.held_out;
+    inputs.model = open_source_model(job);
     if (job.quantization.method == "gptq") {
       inputs.calibration = read_calibration(job.calibration.path, choice_of(job.calibration),
                                             inputs.model->config().vocab_size);
@@ -56,6 +59,26 @@ std::vector<std::int64_t> JobInputs::sample_lengths() const {
   std::vector<std::int64_t> lengths;
   for (const auto& sample : calibration.samples) lengths.push_back(static_cast<std::int64_t>(sample.size()));
   return lengths;
+}
+
+std::int64_t JobInputs::held_out() const {
+  return held_out_samples(static_cast<std::int64_t>(calibration.samples.size()), held_out_part);
+}
+
+std::int64_t JobInputs::summed_samples() const {
+  return static_cast<std::int64_t>(calibration.samples.size()) - held_out();
+}
+
+std::int64_t JobInputs::summed_tokens() const {
+  const std::vector<std::int64_t> lengths = sample_lengths();
+  return std::accumulate(lengths.begin(), lengths.begin() + summed_samples(), std::int64_t{0});
+}
+
+std::int64_t JobInputs::cross_tokens(std::int64_t chunk_tokens, double part) const {
+  std::int64_t tokens = 0;
+  for (const Chunk& chunk : make_chunks(sample_lengths(), chunk_tokens, held_out()))
+    tokens += !chunk.held_out && is_in_part(chunk, part) ? chunk.tokens : 0;
+  return tokens;
 }
 
 std::int64_t JobInputs::widest_group() const {

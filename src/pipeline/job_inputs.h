@@ -17,9 +17,15 @@ namespace gptq {
 struct JobInputs {
   std::unique_ptr<ModelWeights> model;
   CalibrationData calibration;  ///< no samples for round-to-nearest
+  double held_out_part = 0;     ///< calibration.held_out
 
   std::vector<std::int64_t> sample_lengths() const;
-  std::int64_t widest_group() const;  ///< in_features
+  std::int64_t widest_group() const;    ///< in_features
+  std::int64_t held_out() const;        ///< samples that enter no Hessian
+  std::int64_t summed_samples() const;  ///< the others
+  std::int64_t summed_tokens() const;
+  /// Of the chunks in cross sums.
+  std::int64_t cross_tokens(std::int64_t chunk_tokens, double part) const;
 };
 
 /// The root looks first, so that a mistake is told once. Collective.

@@ -14,10 +14,13 @@ std::map<std::string, PhaseFigures> root_work(const Plan& plan, const MatrixRate
   std::map<std::string, PhaseFigures> work;
   work["forward"].flops = plan.flops.forward * tokens;
   work["hessian"].flops = plan.flops.hessian * tokens;
-  work["forward"].limit = work["hessian"].limit = rates.compute;
+  work["reference"].flops = plan.flops.reference * tokens;
+  for (const char* phase : {"forward", "reference", "hessian"}) work[phase].limit = rates.compute;
   work["factor"].flops = plan.flops.factor;
   work["solve"].flops = plan.flops.solve / plan.ranks;
-  work["solve"].limit = rates.f32;
+  work["correct"].flops = plan.flops.correct / plan.ranks;
+  work["refine"].flops = plan.flops.refine / plan.ranks;
+  for (const char* phase : {"solve", "correct", "refine"}) work[phase].limit = rates.f32;
   work["load"].bytes = static_cast<double>(plan.block_read_bytes);
   work["export"].bytes = static_cast<double>(plan.output_bytes);
   if (plan.ranks > 1) work["reduce"].bytes = static_cast<double>(plan.reduced_bytes + plan.broadcast_bytes);

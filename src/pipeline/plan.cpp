@@ -21,12 +21,20 @@ double attention_flops(const ModelConfig& config, const std::vector<std::int64_t
 }
 
 /// A group's Hessian, factor and solves.
-void add_group(const GroupShape& group, Plan& plan) {
+void add_group(const GroupShape& group, const JobConfig& job, Plan& plan) {
   if (group.quantized_rows == 0) return;
   const auto n = static_cast<double>(group.in_features);
-  plan.flops.hessian += n * n * static_cast<double>(plan.tokens);
+  const double product = 2 * n * n * static_cast<double>(group.quantized_rows);
+  const auto candidates = static_cast<double>(1 + job.quantization.best_of.size());
+  plan.flops.hessian += n * n * static_cast<double>(plan.tokens) *
+                        (uses_reference(job) ? 1 + 2 * job.quantization.correction_part : 1);
   plan.flops.factor += n * n * n / 3;
-  plan.flops.solve += 2 * n * n * static_cast<double>(group.quantized_rows);
+  plan.flops.solve += product * candidates;
+  plan.flops.refine += product * candidates * job.quantization.refine_sweeps;
+  if (uses_reference(job)) {
+    plan.flops.correct += 2 * product;
+    plan.reduced_bytes += 8 * group.in_features * group.in_features;
+  }
   plan.reduced_bytes += 8 * TriangularPanels::size(group.in_features);
   plan.broadcast_bytes += 4 * group.in_features * group.in_features;
 }
@@ -34,10 +42,11 @@ void add_group(const GroupShape& group, Plan& plan) {
 void add_block(const BlockShape& block, const PlanRequest& request, Plan& plan) {
   plan.layers += block.quantized_layers;
   const double passes = request.job.quantization.true_sequential ? 1 : 2;
-  plan.flops.forward +=
-      passes * (2.0 * static_cast<double>(block.parameters) * static_cast<double>(plan.tokens) +
-                attention_flops(request.model.config(), request.sample_lengths));
-  for (const GroupShape& group : block.groups) add_group(group, plan);
+  const double pass = 2.0 * static_cast<double>(block.parameters) * static_cast<double>(plan.tokens) +
+                      attention_flops(request.model.config(), request.sample_lengths);
+  plan.flops.forward += passes * pass;
+  if (uses_reference(request.job)) plan.flops.reference += pass;
+  for (const GroupShape& group : block.groups) add_group(group, request.job, plan);
   plan.block_read_bytes += block.source_bytes;
   plan.output_bytes -= block.saved_bytes;
 }
@@ -58,6 +67,13 @@ void plan_samples(const PlanRequest& request, const std::vector<Chunk>& chunks, 
     question.most_tokens = std::max(question.most_tokens, tokens);
     plan.idle_ranks += tokens == 0 ? 1 : 0;
   }
+}
+
+/// Of a head that no file of the source holds.
+std::int64_t untied_head_bytes(const ModelWeights& model) {
+  const std::string head = std::string(model.architecture().head) + ".weight";
+  if (model.config().tie_word_embeddings || model.files().contains(head)) return 0;
+  return static_cast<std::int64_t>(model.files().info(model.head_source()).bytes);
 }
 
 std::optional<Place> named_place(const std::string& name) {
@@ -86,6 +102,9 @@ MemoryQuestion question_of(const PlanRequest& request) {
   question.ranks = request.ranks;
   question.calibrates = request.job.quantization.method == "gptq" && !request.sample_lengths.empty();
   question.true_sequential = request.job.quantization.true_sequential;
+  question.reference = question.calibrates && uses_reference(request.job);
+  question.refines = request.job.quantization.refine_sweeps > 0;
+  question.turns_tables = request.model.rotation() != nullptr;
   question.checkpoints = request.job.checkpoint.enabled;
   question.hidden_size = config.hidden_size;
   question.embedding_bytes =
@@ -98,7 +117,7 @@ void plan_checkpoint(const MemoryQuestion& question, const JobConfig& job, Plan&
   if (plan.host.snapshot_bytes == 0) return;
   MemoryQuestion everyone = question;
   everyone.most_tokens = plan.tokens;
-  const std::int64_t sum = 8 * TriangularPanels::size(question.block.widest_input());
+  const std::int64_t sum = widest_sum_bytes(question);
   plan.checkpoint_bytes =
       activation_bytes(everyone) + (plan.ranks - plan.idle_ranks) * sum + question.block.parameters;
   plan.checkpoint_keep = job.checkpoint.keep;
@@ -116,18 +135,21 @@ Plan make_plan(const PlanRequest& request) {
   plan.blocks = request.model.config().num_hidden_layers;
   plan.chunk_tokens = chunk_tokens_of(job, request.device.separate);
   MemoryQuestion question = question_of(request);
-  plan_samples(request, make_chunks(request.sample_lengths, plan.chunk_tokens), plan, question);
+  const std::int64_t held_out =
+      held_out_samples(static_cast<std::int64_t>(request.sample_lengths.size()), job.calibration.held_out);
+  plan_samples(request, make_chunks(request.sample_lengths, plan.chunk_tokens, held_out), plan, question);
 
   for (const auto& [name, info] : request.model.files().tensors())
     plan.read_bytes += static_cast<std::int64_t>(info.bytes);
-  plan.output_bytes = plan.read_bytes - saved_by_head(request.model, recipe);
+  plan.output_bytes =
+      plan.read_bytes + untied_head_bytes(request.model) - saved_by_head(request.model, job, recipe);
   for (std::int64_t block = 0; block < plan.blocks; ++block) {
-    BlockShape shape = measure_block(request.model, recipe, block, plan.compute);
+    BlockShape shape = measure_block(request.model, job, recipe, block, plan.compute);
     add_block(shape, request, plan);
-    if (shape.source_bytes > question.block.source_bytes) question.block = std::move(shape);
+    if (shape.loaded_bytes > question.block.loaded_bytes) question.block = std::move(shape);
   }
   if (!question.calibrates) {
-    plan.flops.forward = plan.flops.hessian = plan.flops.factor = plan.flops.solve = 0;
+    plan.flops = {};
     plan.reduced_bytes = plan.broadcast_bytes = 0;
   }
 
@@ -153,7 +175,7 @@ Activations::Room evaluation_room(const JobConfig& job, const Backend& backend, 
   question.embedding_bytes =
       model.config().vocab_size * model.config().hidden_size * static_cast<std::int64_t>(sizeof(float));
   question.blocks = model.config().num_hidden_layers;
-  question.block = measure_block(model, Recipe(job.quantization), 0, question.compute);
+  question.block = measure_block(model, job, Recipe(job.quantization), 0, question.compute);
   question.largest_chunk = std::max<std::int64_t>(chunk_tokens, data.longest());
   const std::int64_t bytes = 4 * question.hidden_size * data.tokens() / std::max(1, ranks);
   const std::int64_t needed = evaluation_device_bytes(question, model.config().vocab_size) + bytes;

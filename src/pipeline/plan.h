@@ -16,14 +16,17 @@ namespace gptq {
 /// Floating-point operations of a job: additions and multiplications of its matrix products, those by known
 /// zeros left out.
 struct Arithmetic {
-  double forward = 0;  ///< linears (2·m·n a token) and attention (its lower triangle)
-  double hessian = 0;  ///< n² a token: one triangle of 2·n²
-  double factor = 0;   ///< n³/3, in double precision
+  double forward = 0;    ///< linears (2·m·n a token) and attention (its lower triangle)
+  double reference = 0;  ///< the same of the full-precision stream
+  double hessian = 0;  ///< n² a token: one triangle of 2·n²; with the correction 2·n² more for its cross sum
+  double factor = 0;  ///< n³/3, in double precision
   /// 2·m·n² a layer of m rows: the update of the columns not yet visited and the norm of the layer's outputs,
   /// m·n² each. The search for scales is not counted.
   double solve = 0;
+  double correct = 0;  ///< 4·m·n²: a product and two triangular solves
+  double refine = 0;   ///< 2·m·n² a sweep and candidate
 
-  double total() const { return forward + hessian + factor + solve; }
+  double total() const { return forward + reference + hessian + factor + solve + correct + refine; }
 };
 
 /// What a job would do, computed from shapes alone. Immutable; prints itself.

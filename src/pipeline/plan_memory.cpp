@@ -39,8 +39,14 @@ std::int64_t rows_of_one_rank(std::int64_t rows, int ranks) {
   return std::min(rows, (panels + ranks - 1) / ranks * panel);
 }
 
-std::int64_t sum_bytes_of(const GroupShape& group) {
-  return 8 * TriangularPanels::size(group.in_features);
+std::int64_t sum_bytes_of(const MemoryQuestion& q, std::int64_t n) {
+  return 8 * TriangularPanels::size(n) + (q.reference ? 8 * n * n : 0);
+}
+
+/// H itself and C, where the recipe needs them.
+std::int64_t expanded_bytes_of(const MemoryQuestion& q, const GroupShape& group) {
+  const std::int64_t matrix = 4 * group.in_features * group.in_features;
+  return (q.refines ? matrix : 0) + (q.reference ? matrix : 0);
 }
 
 std::int64_t factor_bytes_of(const GroupShape& group) {
@@ -57,7 +63,8 @@ std::int64_t device_weight_bytes(const MemoryQuestion& q) {
 }
 
 std::int64_t staging_bytes(const MemoryQuestion& q) {
-  return 2 * q.largest_chunk * (4 * q.hidden_size + element(q) * q.block.widest_input());
+  const std::int64_t streams = q.reference ? 2 : 1;
+  return streams * 2 * q.largest_chunk * (4 * q.hidden_size + element(q) * q.block.widest_input());
 }
 
 std::int64_t device_scratch_bytes(const MemoryQuestion& q) {
@@ -80,14 +87,15 @@ std::int64_t solve_bytes_of(const MemoryQuestion& q, const GroupShape& group) {
   const std::int64_t rows = rows_of_one_rank(group.quantized_rows, q.ranks);
   const auto kernel =
       static_cast<std::int64_t>(cuda::solve_memory_bytes(rows, group.in_features, group.scale_groups));
-  return kernel + (q.calibrates ? factor_bytes_of(group) : 0);
+  if (!q.calibrates) return kernel;
+  return kernel + sum_bytes_of(q, group.in_features) + factor_bytes_of(group) + expanded_bytes_of(q, group);
 }
 
 void add_quantizing(const MemoryQuestion& q, const GroupShape& group, DeviceMemory& memory) {
   if (group.quantized_rows == 0) return;
   memory.solve_bytes = std::max(memory.solve_bytes, solve_bytes_of(q, group));
   if (!q.calibrates) return;
-  const std::int64_t sum = sum_bytes_of(group);
+  const std::int64_t sum = sum_bytes_of(q, group.in_features);
   const auto factoring = static_cast<std::int64_t>(cuda::factor_memory_bytes(group.in_features));
   memory.sum_bytes = std::max(memory.sum_bytes, sum);
   memory.factor_bytes = std::max(memory.factor_bytes, sum + factor_bytes_of(group) + factoring);
@@ -112,10 +120,15 @@ PlannedDevice PlannedDevice::absent(std::int64_t total_bytes, int ranks_on_devic
   return {true, std::max<std::int64_t>(0, total_bytes / ranks_on_device - unseen), ranks_on_device};
 }
 
+std::int64_t widest_sum_bytes(const MemoryQuestion& q) {
+  return sum_bytes_of(q, q.block.widest_input());
+}
+
 std::int64_t activation_bytes(const MemoryQuestion& q) {
   if (!q.calibrates) return 0;
   const std::int64_t residuals = q.true_sequential ? 1 : 2;
-  return q.most_tokens * (4 * q.hidden_size * residuals + element(q) * q.block.widest_input());
+  const std::int64_t stream = 4 * q.hidden_size + element(q) * q.block.widest_input();
+  return q.most_tokens * (4 * q.hidden_size * (residuals - 1) + stream * (q.reference ? 2 : 1));
 }
 
 std::int64_t DeviceMemory::quantizing_bytes() const {
@@ -145,26 +158,26 @@ HostMemory host_memory(const MemoryQuestion& q) {
   memory.program_bytes = kProgramBytes + (computes_here ? 0 : kDeviceProgramBytes);
   const bool activations_here = q.place == Place::host || (q.place == Place::device && computes_here);
   memory.activation_bytes = activations_here ? activation_bytes(q) : 0;
-  memory.weight_bytes = std::min<std::int64_t>(3, q.blocks) * q.block.source_bytes;
+  memory.weight_bytes = std::min<std::int64_t>(3, q.blocks) * q.block.loaded_bytes;
   std::int64_t widest_codes = 0;
   for (const GroupShape& group : q.block.groups) {
     widest_codes = std::max(widest_codes, group.quantized_rows * group.in_features);
     if (!computes_here || !q.calibrates || group.quantized_rows == 0) continue;
     const std::int64_t n = group.in_features;
-    memory.hessian_bytes = std::max(memory.hessian_bytes, sum_bytes_of(group) + n * n * (8 + 4));
+    memory.hessian_bytes =
+        std::max(memory.hessian_bytes, sum_bytes_of(q, n) + n * n * (8 + 4) + expanded_bytes_of(q, group));
   }
   // A group's codes come from the kernel, go through messages and into layers.
   memory.result_bytes = 2 * q.block.parameters + (q.ranks > 1 ? 3 : 1) * widest_codes;
+  if (q.calibrates || q.turns_tables) memory.embedding_bytes = q.embedding_bytes;
   if (q.calibrates) {
-    memory.embedding_bytes = q.embedding_bytes;
     if (computes_here) {
       memory.weight_bytes += element(q) * q.block.parameters;
       memory.scratch_bytes = q.largest_chunk * element(q) * q.block.scratch_columns();
     }
     if (q.checkpoints) {
       // The largest state is that inside the sum of the widest group.
-      const std::int64_t sum = 8 * TriangularPanels::size(q.block.widest_input());
-      memory.snapshot_bytes = activation_bytes(q) + sum + q.block.parameters;
+      memory.snapshot_bytes = activation_bytes(q) + widest_sum_bytes(q) + q.block.parameters;
     }
   }
   memory.peak_bytes = memory.program_bytes + memory.activation_bytes + memory.snapshot_bytes +

@@ -18,7 +18,10 @@ struct MemoryQuestion {
   int ranks = 1;
   bool calibrates = true;  ///< false: round-to-nearest
   bool true_sequential = true;
+  bool reference = false;  ///< a full-precision stream goes beside
+  bool refines = false;
   bool checkpoints = true;
+  bool turns_tables = false;  ///< embedding and head are in memory when they are written: a rotated model
   std::int64_t hidden_size = 0;
   std::int64_t most_tokens = 0;    ///< of a rank
   std::int64_t largest_chunk = 0;  ///< tokens
@@ -27,8 +30,11 @@ struct MemoryQuestion {
   BlockShape block;  ///< the largest
 };
 
-/// All activations of the rank: the residual stream (twice without true_sequential) and a group's input.
+/// All activations of the rank: the residual stream (twice without true_sequential) and a group's input; the
+/// full-precision stream's as well.
 std::int64_t activation_bytes(const MemoryQuestion& q);
+/// A rank's sums of the widest group.
+std::int64_t widest_sum_bytes(const MemoryQuestion& q);
 
 /// Backend::peak_memory_bytes() counts all of it but the driver's share.
 struct DeviceMemory {
@@ -41,7 +47,7 @@ struct DeviceMemory {
   // At most one of these at a time.
   std::int64_t sum_bytes = 0;      ///< the Hessian's integers
   std::int64_t factor_bytes = 0;   ///< integers, matrix in double precision, factor
-  std::int64_t solve_bytes = 0;    ///< factor, rows being solved
+  std::int64_t solve_bytes = 0;    ///< integers, factor and other matrices of the group, rows being solved
   std::int64_t replace_bytes = 0;  ///< a quantized layer beside the one whose place it takes
 
   std::int64_t quantizing_bytes() const;  ///< the largest of the four
@@ -57,7 +63,7 @@ struct HostMemory {
   std::int64_t weight_bytes = 0;  ///< three blocks as read: present, next, being exported; one as multiplied
   std::int64_t result_bytes = 0;  ///< codes of two blocks and of the layers being gathered
   std::int64_t scratch_bytes = 0;
-  std::int64_t hessian_bytes = 0;    ///< integer sums, double matrix, factor
+  std::int64_t hessian_bytes = 0;    ///< integer sums, double matrix, factor and other matrices
   std::int64_t embedding_bytes = 0;  ///< at the start only
   std::int64_t snapshot_bytes = 0;   ///< copy of the state while a checkpoint is written; 0: none is
   std::int64_t peak_bytes = 0;

@@ -6,6 +6,7 @@
 #include "base/process.h"
 #include "io/calibration.h"
 #include "model/recipe_check.h"
+#include "model/source_model.h"
 #include "pipeline/job_context.h"
 #include "pipeline/plan.h"
 
@@ -104,10 +105,9 @@ PlannedJob run_plan(const JobConfig& job, const PlannedMachines& machines) {
   const int ranks = machines.ranks;
   const int node_ranks = machines.ranks_per_node > 0 ? std::min(machines.ranks_per_node, ranks) : ranks;
   const int device_ranks = std::min(machines.ranks_per_device, node_ranks);
-  const ModelWeights model(job.model.path);
-  model.check();
-  for (const std::string& note : check_recipe(model, job)) log::warn("{}", note);
-  PlanRequest request{job, model, sample_lengths(job, model), ranks};
+  const std::unique_ptr<ModelWeights> model = open_source_model(job);
+  for (const std::string& note : check_recipe(*model, job)) log::warn("{}", note);
+  PlanRequest request{job, *model, sample_lengths(job, *model), ranks};
   request.ranks_on_node = node_ranks;
   request.node_memory_bytes =
       machines.node_memory_bytes > 0 ? machines.node_memory_bytes : host_memory_bytes();

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "io/output_layout.h"
+#include "model/model_rotation.h"
 #include "model/safetensors_reader.h"
 #include "quant/packing.h"
 
@@ -34,15 +36,15 @@ std::int64_t BlockShape::scratch_columns() const {
   return columns;
 }
 
-std::int64_t saved_by_head(const ModelWeights& model, const Recipe& recipe) {
+std::int64_t saved_by_head(const ModelWeights& model, const JobConfig& job, const Recipe& recipe) {
   const LinearShape head = head_shape(model.architecture(), model.config());
-  if (!recipe.quantizes_head(head.name)) return 0;
-  const std::string weight = head.name + ".weight";
-  const std::uint64_t bytes = model.files().contains(weight) ? model.files().info(weight).bytes : 0;
-  return static_cast<std::int64_t>(bytes) - quantized_bytes(head, recipe.section_of(head.name));
+  if (is_dequantized(job.output) || !recipe.quantizes_head(head.name)) return 0;
+  const auto bytes = static_cast<std::int64_t>(model.files().info(model.head_source()).bytes);
+  return bytes - quantized_bytes(head, recipe.section_of(head.name));
 }
 
-BlockShape measure_block(const ModelWeights& model, const Recipe& recipe, std::int64_t block, DType compute) {
+BlockShape measure_block(const ModelWeights& model, const JobConfig& job, const Recipe& recipe,
+                         std::int64_t block, DType compute) {
   BlockShape shape;
   const std::string prefix = block_prefix(model.architecture(), block);
   for (const StageGroup& group : model.groups()) {
@@ -54,13 +56,17 @@ BlockShape measure_block(const ModelWeights& model, const Recipe& recipe, std::i
       const std::string weight = prefix + layer.name + ".weight";
       const DType dtype =
           model.files().contains(weight) ? model.files().info(weight).dtype : model.config().dtype;
+      const DType loaded_dtype =
+          model.rotation() == nullptr ? dtype : model.rotation()->weight_type(prefix + layer.name, dtype);
       const std::int64_t bytes = parameters * static_cast<std::int64_t>(size_of(dtype));
+      const std::int64_t loaded = parameters * static_cast<std::int64_t>(size_of(loaded_dtype));
       shape.parameters += parameters;
       shape.linears += 1;
       shape.padded_columns += (8 - layer.in_features % 8) % 8 * layer.out_features;
       if (layer.bias) shape.widest_biased = std::max(shape.widest_biased, layer.out_features);
-      if (dtype != compute) shape.conversion_bytes += std::min(bytes, kConversionBytes);
+      if (loaded_dtype != compute) shape.conversion_bytes += std::min(loaded, kConversionBytes);
       shape.source_bytes += bytes;
+      shape.loaded_bytes += loaded;
       g.outputs += layer.out_features;
       g.largest_layer = std::max(g.largest_layer, parameters);
       if (!recipe.selects(prefix + layer.name)) continue;
@@ -70,7 +76,7 @@ BlockShape measure_block(const ModelWeights& model, const Recipe& recipe, std::i
       g.quantized_layers += 1;
       g.conversion_bytes += std::min(parameters + 3 * g.scale_groups * layer.out_features, kConversionBytes);
       shape.quantized_layers += 1;
-      shape.saved_bytes += bytes - quantized_bytes(layer, options);
+      if (!is_dequantized(job.output)) shape.saved_bytes += bytes - quantized_bytes(layer, options);
     }
   }
   return shape;

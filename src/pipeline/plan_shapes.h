@@ -30,10 +30,11 @@ struct BlockShape {
   std::int64_t linears = 0;
   std::int64_t quantized_layers = 0;
   std::int64_t source_bytes = 0;
+  std::int64_t loaded_bytes = 0;      ///< in the host's memory: turned weights to quantize are f32
   std::int64_t saved_bytes = 0;       ///< source minus output
   std::int64_t padded_columns = 0;    ///< elements that rows of a multiple of 8 add
   std::int64_t widest_biased = 0;     ///< outputs of the widest linear with a bias; 0: none has one
-  std::int64_t conversion_bytes = 0;  ///< of weights whose type in the file is not the compute type
+  std::int64_t conversion_bytes = 0;  ///< of weights whose type when loaded is not the compute type
 
   std::int64_t widest_input() const;
   /// Outputs of the groups that leave something beside the residual stream: q, k, v, gate, up.
@@ -41,8 +42,10 @@ struct BlockShape {
 };
 
 /// Bytes by which a quantized head makes the output smaller; 0 where it stays as it is.
-std::int64_t saved_by_head(const ModelWeights& model, const Recipe& recipe);
+std::int64_t saved_by_head(const ModelWeights& model, const JobConfig& job, const Recipe& recipe);
 
-BlockShape measure_block(const ModelWeights& model, const Recipe& recipe, std::int64_t block, DType compute);
+/// What a block of this model takes in the work of this job.
+BlockShape measure_block(const ModelWeights& model, const JobConfig& job, const Recipe& recipe,
+                         std::int64_t block, DType compute);
 
 }  // namespace gptq

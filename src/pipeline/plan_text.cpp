@@ -35,8 +35,9 @@ void write_work(const Plan& plan, Page& page) {
   const Arithmetic& flops = plan.flops;
   page.line("arithmetic",
             fmt::format("{:.4g} TFLOP in {} (forward {:.4g}, Hessians {:.4g}, factors {:.3g}, solves {:.3g})",
-                        flops.total() / 1e12, name_of(plan.compute), flops.forward / 1e12,
-                        flops.hessian / 1e12, flops.factor / 1e12, flops.solve / 1e12));
+                        flops.total() / 1e12, name_of(plan.compute), (flops.forward + flops.reference) / 1e12,
+                        flops.hessian / 1e12, flops.factor / 1e12,
+                        (flops.solve + flops.correct + flops.refine) / 1e12));
   page.line("activations",
             fmt::format("on the {}", plan.device.separate || plan.activation_place == Place::disk
                                          ? name_of(plan.activation_place)
@@ -144,8 +145,11 @@ std::string to_json(const PlannedJob& planned) {
       {"flops",
        {{"forward", plan.flops.forward},
         {"hessian", plan.flops.hessian},
+        {"reference", plan.flops.reference},
         {"factor", plan.flops.factor},
-        {"solve", plan.flops.solve}}},
+        {"solve", plan.flops.solve},
+        {"correct", plan.flops.correct},
+        {"refine", plan.flops.refine}}},
       {"flops_per_second_per_rank", planned.flops_per_rank}};
   if (planned.flops_per_rank > 0) json["seconds"] = plan.seconds(planned.flops_per_rank);
   if (plan.device.separate) json["device"] = to_json(plan.device_memory, plan.device);

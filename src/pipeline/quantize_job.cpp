@@ -113,6 +113,7 @@ class QuantizeJob {
     } else if (uses_calibration()) {
       const auto scope = phases_.in("embed");
       embed_samples(*compute_.backend, *inputs_.model, inputs_.calibration, *activations_);
+      if (reference_) embed_samples(*compute_.backend, *inputs_.model, inputs_.calibration, *reference_);
     }
     if (uses_calibration()) {
       rotary_ = {*compute_.backend,
@@ -132,13 +133,18 @@ class QuantizeJob {
   }
 
   void make_activations() {
-    const std::vector<Chunk> chunks = make_chunks(inputs_.sample_lengths(), plan_.chunk_tokens);
+    const std::vector<Chunk> chunks =
+        make_chunks(inputs_.sample_lengths(), plan_.chunk_tokens, inputs_.held_out());
     const auto [first, last] = chunks_of_rank(chunks, comm_.rank(), comm_.size());
-    activations_.emplace(*compute_.backend, inputs_.calibration,
-                         std::vector<Chunk>(chunks.begin() + static_cast<std::ptrdiff_t>(first),
-                                            chunks.begin() + static_cast<std::ptrdiff_t>(last)),
-                         inputs_.model->config().hidden_size, inputs_.widest_group(), compute_.dtype,
-                         Activations::Room{plan_.activation_place, spill_path(job_)});
+    const std::vector<Chunk> own(chunks.begin() + static_cast<std::ptrdiff_t>(first),
+                                 chunks.begin() + static_cast<std::ptrdiff_t>(last));
+    const auto make = [&](std::optional<Activations>& stream) {
+      stream.emplace(*compute_.backend, inputs_.calibration, own, inputs_.model->config().hidden_size,
+                     inputs_.widest_group(), compute_.dtype,
+                     Activations::Room{plan_.activation_place, spill_path(job_)});
+    };
+    make(activations_);
+    if (uses_reference(job_)) make(reference_);
   }
 
   /// Goes to where an earlier attempt was.
@@ -149,7 +155,7 @@ class QuantizeJob {
         inside ? inputs_.model->groups()[static_cast<std::size_t>(manifest.group)].in_features : 0;
     first_block_ = manifest.block;
     start_ = restore(directory_->checkpoint(), manifest, width, uses_calibration() ? &*activations_ : nullptr,
-                     comm_.rank(), comm_.size());
+                     reference_ ? &*reference_ : nullptr, comm_.rank(), comm_.size());
     for (const LayerStatistics& layer : manifest.layers) {
       if (layer.block < manifest.block) report_.layers.push_back(layer);
     }
@@ -199,8 +205,23 @@ class QuantizeJob {
   void quantize_blocks() {
     const std::int64_t blocks = inputs_.model->config().num_hidden_layers;
     Progress progress(job_.log.progress, comm_.is_root(), blocks, report_.tokens);
-    StageSolver solver(*compute_.backend, comm_, *compute_.collectives, recipe_, report_.tokens,
-                       report_.samples, phases_);
+    StageSummer summer(*compute_.backend, comm_, *compute_.collectives, inputs_.summed_tokens(),
+                       inputs_.cross_tokens(plan_.chunk_tokens, job_.quantization.correction_part),
+                       inputs_.model->config().rms_norm_eps, phases_);
+    StageSolver solver(*compute_.backend, comm_, *compute_.collectives, recipe_, inputs_.summed_tokens(),
+                       inputs_.summed_samples(), phases_);
+    std::int64_t index = first_block_;
+    const BlockQuantizer::Tools tools{
+        *inputs_.model,
+        recipe_,
+        summer,
+        solver,
+        *compute_.backend,
+        comm_,
+        phases_,
+        inputs_.held_out() > 0,
+        [&](const std::vector<LayerStatistics>& rows) { progress.layers_done(index, rows); },
+        [&](const SafePoint& point) { checkpointer_->at_safe_point(point, report_.layers); }};
     BlockPrefetcher::Prepare prepare;
     if (uses_calibration()) {
       prepare = [this](const BlockWeights& weights) {
@@ -209,15 +230,12 @@ class QuantizeJob {
       };
     }
     BlockPrefetcher prefetcher(*compute_.backend, *inputs_.model, first_block_, blocks, prepare);
-    for (std::int64_t index = first_block_; index < blocks; ++index) {
+    for (; index < blocks; ++index) {
       PreparedBlock present = next_block(prefetcher);
-      BlockQuantizer quantizer(
-          *inputs_.model, recipe_, solver, *compute_.backend, phases_,
-          [&](const std::vector<LayerStatistics>& rows) { progress.layers_done(index, rows); },
-          [&](const SafePoint& point) { checkpointer_->at_safe_point(point, report_.layers); });
-      QuantizedBlock quantized = present.block ? quantizer.run(present.weights, *present.block, *activations_,
-                                                               std::exchange(start_, BlockStart()))
-                                               : quantizer.round_to_nearest(present.weights);
+      BlockQuantizer quantizer(tools, present.weights);
+      QuantizedBlock quantized =
+          present.block ? quantizer.run(*present.block, streams(), std::exchange(start_, BlockStart()))
+                        : quantizer.round_to_nearest();
       record(quantized.statistics);
       if (export_) {
         const auto scope = phases_.in("export");
@@ -227,9 +245,12 @@ class QuantizeJob {
       SafePoint between;
       between.block = index + 1;
       if (uses_calibration()) between.activations = &*activations_;
+      if (reference_) between.reference = &*reference_;
       checkpointer_->at_safe_point(between, report_.layers);
     }
   }
+
+  BlockQuantizer::Streams streams() { return {*activations_, reference_ ? &*reference_ : nullptr}; }
 
   PreparedBlock next_block(BlockPrefetcher& prefetcher) {
     const auto scope = phases_.in("load");
@@ -287,6 +308,7 @@ class QuantizeJob {
   std::optional<JobDirectory> directory_;
   std::optional<BackgroundExport> export_;  ///< on the root
   std::optional<Activations> activations_;
+  std::optional<Activations> reference_;  ///< the full-precision stream, where it is needed
   DeviceRotary rotary_;
   Plan plan_;
   MatrixRates rates_;

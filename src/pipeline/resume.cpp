@@ -118,16 +118,27 @@ Matrix rows_of(const HostTensor& tensor) {
   return {tensor.storage.data(), tensor.dtype, tensor.shape[0], tensor.shape[1], tensor.shape[1]};
 }
 
-void read_activations(const RankFile& file, const CheckpointManifest::File& entry, std::int64_t width,
-                      Activations& activations, BlockStart& start) {
+/// One stream's part of a file, under the names that its data sets have there. width: of x; 0: it is not a
+/// part of the state.
+void read_stream(const RankFile& file, const CheckpointManifest::File& entry, const char* hidden,
+                 const char* x, std::int64_t width, Activations& activations) {
   for (std::size_t i = 0; i < activations.chunks(); ++i) {
     const ChunkPart part(activations.chunk(i), activations.batch(i), entry);
     if (part.samples <= 0) continue;
     const std::int64_t hidden_size = activations.hidden_size();
-    activations.write_hidden(i, part.first_row, rows_of(part.read(file, "hidden", DType::f32, hidden_size)));
-    if (start.group == 0) continue;
-    activations.write_x(i, part.first_row, rows_of(part.read(file, "x", activations.compute(), width)));
-    if (!file.has("hidden_before")) continue;
+    activations.write_hidden(i, part.first_row, rows_of(part.read(file, hidden, DType::f32, hidden_size)));
+    if (width > 0)
+      activations.write_x(i, part.first_row, rows_of(part.read(file, x, activations.compute(), width)));
+  }
+}
+
+void read_block_input(const RankFile& file, const CheckpointManifest::File& entry,
+                      const Activations& activations, BlockStart& start) {
+  if (!file.has("hidden_before")) return;
+  for (std::size_t i = 0; i < activations.chunks(); ++i) {
+    const ChunkPart part(activations.chunk(i), activations.batch(i), entry);
+    if (part.samples <= 0) continue;
+    const std::int64_t hidden_size = activations.hidden_size();
     if (start.hidden_before.size() == 0) start.hidden_before = activations.empty_hidden();
     activations.write_hidden_copy(start.hidden_before, i, part.first_row,
                                   rows_of(part.read(file, "hidden_before", DType::f32, hidden_size)));
@@ -187,7 +198,8 @@ FoundCheckpoint find_checkpoint(const CheckpointDirectory& directory,
 }
 
 BlockStart restore(const CheckpointDirectory& directory, const CheckpointManifest& manifest,
-                   std::int64_t width, Activations* activations, int rank, int ranks) {
+                   std::int64_t width, Activations* activations, Activations* reference, int rank,
+                   int ranks) {
   BlockStart start;
   start.group = manifest.group;
   require_chunks_once(directory, manifest);
@@ -203,13 +215,22 @@ BlockStart restore(const CheckpointDirectory& directory, const CheckpointManifes
     if (i > 0 && !summed_here && !sampled_here)
       continue;  // thousands of ranks should not open thousands of files each
     const RankFile file(directory.path() / entry.name);
-    if (activations != nullptr) read_activations(file, entry, width, *activations, start);
+    const std::int64_t x_width = start.group == 0 ? 0 : width;
+    if (activations != nullptr) {
+      read_stream(file, entry, "hidden", "x", x_width, *activations);
+      read_block_input(file, entry, *activations, start);
+    }
+    if (reference != nullptr)
+      read_stream(file, entry, "reference_hidden", "reference_x", x_width, *reference);
     if (i == 0) start.finished.layers = file.layers();
     if (!summed_here || !file.has("sum")) continue;
     start.sum.chunks.insert(start.sum.chunks.end(), entry.chunks_summed.begin(), entry.chunks_summed.end());
     if (start.sum.panels.empty())
       start.sum.panels.assign(static_cast<std::size_t>(TriangularPanels::size(width)), 0);
-    file.add_sum(start.sum.panels);
+    file.add_sum("sum", start.sum.panels);
+    if (!file.has("cross")) continue;
+    if (start.sum.cross.empty()) start.sum.cross.assign(static_cast<std::size_t>(width * width), 0);
+    file.add_sum("cross", start.sum.cross);
   }
   return start;
 }

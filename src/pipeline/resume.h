@@ -32,9 +32,10 @@ FoundCheckpoint find_checkpoint(const CheckpointDirectory& directory,
                                 const DamageInBlocks& damage, Communicator& comm);
 
 /// Brings this rank's samples and its part of the sums back from a good generation, whatever ranks wrote it.
-/// width: in_features of the stage group that the manifest names. activations: none for round-to-nearest.
+/// width: in_features of the stage group that the manifest names. activations: none for round-to-nearest;
+/// reference: none without a full-precision stream.
 /// Throws InputError if files that are whole contradict each other. Not collective.
 BlockStart restore(const CheckpointDirectory& directory, const CheckpointManifest& manifest,
-                   std::int64_t width, Activations* activations, int rank, int ranks);
+                   std::int64_t width, Activations* activations, Activations* reference, int rank, int ranks);
 
 }  // namespace gptq

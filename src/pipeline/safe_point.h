@@ -11,9 +11,16 @@
 
 namespace gptq {
 
-/// A part of a Hessian's sum: which chunks are in it already.
+/// What the calibration says of a stage group's input.
+struct StageSums {
+  HessianSum hessian;
+  CrossSum cross;  ///< n = 0: there is no full-precision stream
+};
+
+/// A part of the sums: which chunks are in them already.
 struct PartialSum {
   std::vector<std::int64_t> panels;         ///< this rank's part, in host memory; empty: nothing was summed
+  std::vector<std::int64_t> cross;          ///< likewise, of the cross sum
   std::vector<std::int64_t> chunks;         ///< in `panels`, global indices
   std::vector<std::int64_t> done_anywhere;  ///< chunks in any rank's part: nobody sums them again
 };
@@ -39,8 +46,9 @@ struct SafePoint {
   const Activations* activations = nullptr;  ///< none for round-to-nearest
   std::int64_t x_width = 0;  ///< 0: x is not part of the state, it follows from the hidden states
   const RowStore* hidden_before = nullptr;
-  const HessianSum* sum = nullptr;           ///< this rank's part; null: outside a sum
-  std::vector<std::int64_t> chunks;          ///< in `sum`
+  const Activations* reference = nullptr;    ///< the full-precision stream; null: there is none
+  const StageSums* sums = nullptr;           ///< this rank's part; null: outside a sum
+  std::vector<std::int64_t> chunks;          ///< in `sums`
   const QuantizedBlock* finished = nullptr;  ///< of the present block
 };
 

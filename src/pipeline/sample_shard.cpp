@@ -1,21 +1,37 @@
 #include "pipeline/sample_shard.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "base/error.h"
 
 namespace gptq {
 
-std::vector<Chunk> make_chunks(const std::vector<std::int64_t>& sample_lengths, std::int64_t chunk_tokens) {
+std::int64_t held_out_samples(std::int64_t samples, double part) {
+  if (part <= 0) return 0;
+  const auto rounded = static_cast<std::int64_t>(std::llround(part * static_cast<double>(samples)));
+  return std::min(std::max<std::int64_t>(rounded, 1), samples - 1);
+}
+
+std::vector<Chunk> make_chunks(const std::vector<std::int64_t>& sample_lengths, std::int64_t chunk_tokens,
+                               std::int64_t held_out) {
+  const auto samples = static_cast<std::int64_t>(sample_lengths.size());
   std::vector<Chunk> chunks;
-  for (std::size_t sample = 0; sample < sample_lengths.size(); ++sample) {
-    const std::int64_t length = sample_lengths[sample];
-    if (chunks.empty() || chunks.back().tokens + length > chunk_tokens) {
-      const auto index = static_cast<std::int64_t>(chunks.size());
-      chunks.push_back({index, static_cast<std::int64_t>(sample), 0, 0});
+  for (std::int64_t sample = 0; sample < samples; ++sample) {
+    const std::int64_t length = sample_lengths[static_cast<std::size_t>(sample)];
+    const bool apart = sample >= samples - held_out;
+    if (chunks.empty() || chunks.back().tokens + length > chunk_tokens || chunks.back().held_out != apart) {
+      chunks.push_back({static_cast<std::int64_t>(chunks.size()), sample, 0, 0, apart});
     }
     chunks.back().samples += 1;
     chunks.back().tokens += length;
   }
   return chunks;
+}
+
+bool is_in_part(const Chunk& chunk, double part) {
+  const auto count = [part](std::int64_t chunks) { return std::ceil(part * static_cast<double>(chunks)); };
+  return count(chunk.index + 1) > count(chunk.index);
 }
 
 std::pair<std::size_t, std::size_t> chunks_of_rank(const std::vector<Chunk>& chunks, int rank, int ranks) {

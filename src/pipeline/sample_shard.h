@@ -13,10 +13,19 @@ struct Chunk {
   std::int64_t first_sample = 0;
   std::int64_t samples = 0;
   std::int64_t tokens = 0;
+  bool held_out = false;  ///< enters no Hessian
 };
 
-/// Fills chunks greedily up to chunk_tokens; a longer sample is a chunk of its own.
-std::vector<Chunk> make_chunks(const std::vector<std::int64_t>& sample_lengths, std::int64_t chunk_tokens);
+/// Whether the chunk is among that part of all chunks, evenly spread.
+bool is_in_part(const Chunk& chunk, double part);
+
+/// How many of the samples are held out: that part of them, at least one, but never all. The last ones are.
+std::int64_t held_out_samples(std::int64_t samples, double part);
+
+/// Fills chunks greedily up to chunk_tokens; a longer sample is a chunk of its own, and none holds both kinds
+/// of samples.
+std::vector<Chunk> make_chunks(const std::vector<std::int64_t>& sample_lengths, std::int64_t chunk_tokens,
+                               std::int64_t held_out = 0);
 
 /// The half-open run of chunks that `rank` holds: contiguous, balanced by tokens, possibly empty.
 std::pair<std::size_t, std::size_t> chunks_of_rank(const std::vector<Chunk>& chunks, int rank, int ranks);

@@ -1,5 +1,6 @@
 #include "quant/factor.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
@@ -51,6 +52,27 @@ StageFactor factor_hessian(Backend& backend, const HessianSum& sum, const Quanti
   factor.damping = 0;
   factor.fallback = true;
   return factor;
+}
+
+namespace {
+
+FactorInput undamped(const HessianSum& sum, const StageFactor& factor) {
+  return {sum.n, sum.values(), sum.exponents, sum.scale(), factor.columns.order, factor.columns.dead, 0};
+}
+
+}  // namespace
+
+void expand_hessian(Backend& backend, const HessianSum& sum, StageFactor& factor) {
+  factor.hessian = backend.allocate(factor_bytes(sum.n));
+  backend.kernels().expand_hessian(undamped(sum, factor), factor.hessian.as<float>());
+}
+
+void expand_cross(Backend& backend, const HessianSum& sum, const CrossSum& cross, StageFactor& factor) {
+  GPTQ_EXPECT(cross.n == sum.n);
+  factor.cross = backend.allocate(factor_bytes(sum.n));
+  FactorInput input = undamped(sum, factor);
+  input.scale = 2.0 / static_cast<double>(std::max<std::int64_t>(cross.tokens, 1));
+  backend.kernels().expand_cross(input, cross.values(), cross.difference_exponents, factor.cross.as<float>());
 }
 
 std::vector<std::byte> serialize(const StageFactor& factor) {

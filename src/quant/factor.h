@@ -14,6 +14,8 @@ struct StageFactor {
   SolveColumns columns;
   DeviceBuffer r;  ///< (n, n) row-major upper triangular floats in the backend's memory, rows and columns in
                    ///< visiting order; empty: RTN
+  DeviceBuffer hessian;            ///< (n, n) H itself, undamped, for refinement; empty: not asked for
+  DeviceBuffer cross;              ///< (n, n) C, for the correction; empty: there is none
   double damping = 0;              ///< λ added to the diagonal
   double damp_percent = 0;         ///< the fraction that was needed
   std::int64_t damping_steps = 0;  ///< increases after the first try failed
@@ -31,7 +33,11 @@ std::size_t factor_bytes(std::int64_t n);
 /// damp_percent is the last value tried. Throws NumericalError if the diagonal holds NaN or infinity.
 StageFactor factor_hessian(Backend& backend, const HessianSum& sum, const QuantizationSection& options);
 
-/// All but r, for a broadcast beside r's own.
+/// Fill `hessian` and `cross` from the sums; every rank does so for itself.
+void expand_hessian(Backend& backend, const HessianSum& sum, StageFactor& factor);
+void expand_cross(Backend& backend, const HessianSum& sum, const CrossSum& cross, StageFactor& factor);
+
+/// All but the matrices, for a broadcast beside r's own.
 std::vector<std::byte> serialize(const StageFactor& factor);
 StageFactor deserialize_factor(std::span<const std::byte> bytes);
 

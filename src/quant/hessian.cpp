@@ -44,6 +44,20 @@ HessianSum make_hessian_sum(Backend& backend, std::span<const float> maximum, st
   return sum;
 }
 
+CrossSum make_cross_sum(Backend& backend, std::span<const float> reference_maximum,
+                        std::span<const float> maximum, std::int64_t tokens) {
+  GPTQ_EXPECT(maximum.size() == reference_maximum.size());
+  std::vector<float> bound(maximum.size());
+  std::transform(maximum.begin(), maximum.end(), reference_maximum.begin(), bound.begin(), std::plus<>());
+  CrossSum cross;
+  cross.n = static_cast<std::int64_t>(bound.size());
+  cross.tokens = tokens;
+  cross.difference_exponents = hessian_exponents(bound, tokens);
+  cross.sum = backend.allocate(static_cast<std::size_t>(cross.n * cross.n) * sizeof(std::int64_t));
+  backend.set_zero(cross.sum.data(), cross.sum.size());
+  return cross;
+}
+
 std::vector<double> to_hessian(Backend& backend, const HessianSum& sum) {
   const std::int64_t n = sum.n;
   GPTQ_EXPECT(static_cast<std::int64_t>(sum.exponents.size()) == n);

@@ -29,6 +29,22 @@ struct HessianSum {
 /// A sum of nothing.
 HessianSum make_hessian_sum(Backend& backend, std::span<const float> maximum, std::int64_t tokens);
 
+/// The running exact sum C = (Xᵣ − X)ᵀX of one stage group: Xᵣ is the input as the full-precision model has
+/// it, X as the quantized one has it; in the backend's memory.
+struct CrossSum {
+  std::int64_t n = 0;                     ///< 0: not needed
+  std::int64_t tokens = 0;                ///< in it, over all ranks
+  std::vector<int> difference_exponents;  ///< of Xᵣ − X; X's own are those of its HessianSum
+  DeviceBuffer sum;                       ///< (n, n) integers
+
+  std::int64_t* values() const { return sum.as<std::int64_t>(); }
+  std::size_t count() const { return sum.size() / sizeof(std::int64_t); }
+};
+
+/// A sum of nothing. The columns' largest magnitudes over all ranks bound those of the difference.
+CrossSum make_cross_sum(Backend& backend, std::span<const float> reference_maximum,
+                        std::span<const float> maximum, std::int64_t tokens);
+
 /// H = (2 / tokens) XᵀX as a full symmetric matrix (n, n) of host doubles; for looking at small ones.
 std::vector<double> to_hessian(Backend& backend, const HessianSum& sum);
 

@@ -23,8 +23,10 @@ struct LayerStatistics {
   std::string fallback_reason;
   double loss = 0;                   ///< GPTQ's own: Σ (v-q)²/(2 U²), H scaled by 2/tokens
   double relative_weight_error = 0;  ///< |W-Q|² / |W|²
-  double relative_output_error = 0;  ///< tr((W-Q)H(W-Q)ᵀ) / tr(WHWᵀ)
-  double seconds = 0;                ///< wall time of the layer's share of its stage group
+  double relative_output_error = 0;  ///< tr((W-Q)H(W-Q)ᵀ) / tr(WHWᵀ); W is the corrected weight, if any
+  std::string variant;               ///< plain | corrected | refined | corrected, refined
+  double held_out_error = -1;  ///< Σ|W x − Q x̃|² / Σ|W x|² over the held-out samples; -1: there are none
+  double seconds = 0;          ///< wall time of the layer's share of its stage group
 };
 
 /// A quantized linear, in full on every rank that holds it.

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "config/module_rules.h"
+#include "quant/candidates.h"
 
 namespace gptq {
 namespace {
@@ -62,8 +63,11 @@ struct Recipe::Rule {
 Recipe::Recipe(const QuantizationSection& section) : section_(section) {
   for (const std::string& text : section_.include) include_.push_back({text, compile(text, "include")});
   for (const std::string& text : section_.exclude) exclude_.push_back({text, compile(text, "exclude")});
+  for (const std::string& text : section_.correction_layers)
+    corrected_.push_back({text, compile(text, "correction_layers")});
   for (const ModuleRule& rule : section_.dynamic)
     dynamic_.push_back({compile(rule.regex(), "dynamic"), rule.keeps(), rule.values});
+  candidates_of(section_);
 }
 
 Recipe::~Recipe() = default;
@@ -93,6 +97,12 @@ bool Recipe::selects(const std::string& module) const {
 
 bool Recipe::quantizes_head(const std::string& head) const {
   return section_.lm_head && !is_kept(head);
+}
+
+bool Recipe::corrects(const std::string& module) const {
+  if (section_.correction_alpha == 0) return false;
+  const auto matches = [&](const Pattern& pattern) { return pattern.matches(module); };
+  return corrected_.empty() || std::any_of(corrected_.begin(), corrected_.end(), matches);
 }
 
 QuantizationSection Recipe::section_of(const std::string& module) const {
@@ -126,7 +136,7 @@ const std::string* name_in_module_bits(const QuantizationSection& section, const
 SolveOptions solve_options(const QuantizationSection& section) {
   SolveOptions options;
   options.bits = section.bits;
-  GPTQ_EXPECT(!section.trits);  // MERGE: options.trits = section.trits; (kernels.h has SolveOptions::trits)
+  options.trits = section.trits;
   options.sym = section.sym;
   if (section.scale_search == "minmax") {
     options.search = SolveOptions::Search::minmax;

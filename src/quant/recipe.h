@@ -11,7 +11,8 @@ namespace gptq {
 /// Which layers are quantized, and how. Made once from the job's configuration.
 class Recipe {
  public:
-  /// Throws UsageError for a text of include, exclude or dynamic that is no regex.
+  /// Throws UsageError for a text of include, exclude, correction_layers or dynamic that is no regex, and for
+  /// a candidate of best_of that is none.
   explicit Recipe(const QuantizationSection& section);
 
   /// module: full name, "model.layers.3.mlp.down_proj". A layer of a block is quantized if include is empty
@@ -29,6 +30,8 @@ class Recipe {
   /// The section's values for one layer, after mlp_bits and mlp_group_size (of modules with a part "mlp"),
   /// module_bits and dynamic, each of which wins over those before it.
   QuantizationSection section_of(const std::string& module) const;
+  /// Whether a layer's weights are corrected for the errors before it (correction_alpha, correction_layers).
+  bool corrects(const std::string& module) const;
 
  private:
   struct Pattern;
@@ -39,6 +42,7 @@ class Recipe {
   QuantizationSection section_;
   std::vector<Pattern> include_;
   std::vector<Pattern> exclude_;
+  std::vector<Pattern> corrected_;
   std::vector<Rule> dynamic_;
 
  public:

@@ -144,7 +144,7 @@ std::vector<float> weights_of_columns(std::int64_t n, std::span<const float> giv
 TensorScale find_tensor_scale(const Matrix& weight, std::span<const float> column_weight,
                               const SolveOptions& options, int threads) {
   const Rows rows(weight);
-  const int max_code = (1 << options.bits) - 1;  // MERGE: options.max_code()
+  const int max_code = options.max_code();
   Range range = range_of(rows, threads);
   if (range.low == 0 && range.high == 0) range = {-1, 1};
   if (options.sym) {

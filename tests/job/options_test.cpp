@@ -81,6 +81,14 @@ const OptionCase kCases[] = {
     {"kept_by_rule", "  dynamic: {'-:.*\\.0\\.mlp': {}}\n", {}},
     {"longest_first", "", {"--set", "calibration.order=longest_first", "--set", "calibration.min_length=2"}},
     {"bf16", "", {"--set", "compute.dtype=bf16"}},
+    {"rotation", "  rotation: hadamard\n", {}},
+    {"rotation_rtn", "  rotation: hadamard\n  method: rtn\n", {}},
+    {"rotation_exclude", "  rotation: hadamard\n  exclude: ['o_proj', 'v_proj', 'q_proj', 'k_proj']\n", {}},
+    {"dequantized", "", {"--set", "output.format=dequantized"}},
+    {"dequantized_exclude",
+     "  exclude: ['mlp\\.down_proj']\n",
+     {"--set", "output.format=dequantized", "--set", "output.max_shard_bytes=60000"}},
+    {"dequantized_rotation", "  rotation: hadamard\n", {"--set", "output.format=dequantized"}},
 };
 
 INSTANTIATE_TEST_SUITE_P(Recipes, Options, testing::ValuesIn(kCases),

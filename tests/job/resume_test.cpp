@@ -55,7 +55,13 @@ INSTANTIATE_TEST_SUITE_P(
                     ResumeCase{"bf16", "", {"--set", "compute.dtype=bf16"}, {9}},
                     ResumeCase{"exclude", "  exclude: [\"re:.*down_proj\", \"re:.*o_proj\"]\n", {}, {4, 7}},
                     ResumeCase{"small_files", "", {"--set", "output.max_shard_bytes=60000"}, {2, 14, 22}},
-                    ResumeCase{"rtn", "  method: rtn\n", {}, {1}}),
+                    ResumeCase{"rtn", "  method: rtn\n", {}, {1}},
+                    ResumeCase{"rotation", "  rotation: hadamard\n  exclude: ['o_proj']\n", {}, {4, 14}},
+                    ResumeCase{
+                        "dequantized",
+                        "  rotation: hadamard\n",
+                        {"--set", "output.format=dequantized", "--set", "output.max_shard_bytes=60000"},
+                        {6, 17}}),
     [](const auto& test) { return std::string(test.param.name); });
 
 TEST_F(Resume, ManyInterruptionsOnChangingRanks) {

@@ -20,6 +20,16 @@ TEST_P(SameBytes, ForAnyRanksAndThreads) {
 
 INSTANTIATE_TEST_SUITE_P(ComputeTypes, SameBytes, testing::Values("fp32", "bf16"));
 
+using SameBytesRotated = JobTest;
+
+TEST_F(SameBytesRotated, ForAnyRanksAndThreads) {
+  const std::vector<std::string> rotated{"--set", "quantization.rotation=hadamard"};
+  const auto reference = hashes_of_run("one", 1, 1, rotated);
+  ASSERT_FALSE(reference.empty());
+  EXPECT_EQ(hashes_of_run("two-two-threads", 2, 2, rotated), reference);
+  EXPECT_EQ(hashes_of_run("three", 3, 1, rotated), reference);
+}
+
 using MoreRanksThanSamples = JobTest;
 
 TEST_F(MoreRanksThanSamples, IdleRanksHelpWithTheSolve) {

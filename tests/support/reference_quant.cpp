@@ -30,8 +30,7 @@ double value_of(int code, const Scale& scale) {
   return scale.step * (code - scale.zero);
 }
 
-Scale scale_of_range(double low, double high, const QuantizationSection& options) {
-  const int max_code = (1 << options.bits) - 1;
+Scale scale_of_range(double low, double high, int max_code, const QuantizationSection& options) {
   const double step = as_half((high - low) / max_code);
   if (options.sym) return {step, (max_code + 1) / 2};
   const int zero = static_cast<int>(std::min<double>(round_even(-low / step), max_code));
@@ -39,7 +38,7 @@ Scale scale_of_range(double low, double high, const QuantizationSection& options
   return {step, zero};
 }
 
-Scale find_scale(const std::vector<double>& values, const std::vector<double>& weights,
+Scale find_scale(const std::vector<double>& values, const std::vector<double>& weights, int max_code,
                  const QuantizationSection& options) {
   double low = 0, high = 0;
   for (const double v : values) {
@@ -54,15 +53,15 @@ Scale find_scale(const std::vector<double>& values, const std::vector<double>& w
     high = std::max(high, -low);
     low = -high;
   }
-  if (options.scale_search == "minmax") return scale_of_range(low, high, options);
+  if (options.scale_search == "minmax") return scale_of_range(low, high, max_code, options);
   Scale best;
   double best_error = 0;
   for (int i = 0; i < options.max_shrink * options.mse_grid; ++i) {
     const double p = 1 - static_cast<double>(i) / options.mse_grid;
-    const Scale scale = scale_of_range(p * low, p * high, options);
+    const Scale scale = scale_of_range(p * low, p * high, max_code, options);
     double error = 0;
     for (std::size_t k = 0; k < values.size(); ++k) {
-      const double q = value_of(code_of(values[k], scale, (1 << options.bits) - 1), scale);
+      const double q = value_of(code_of(values[k], scale, max_code), scale);
       error += weights[k] * std::pow(std::abs(q - values[k]), options.mse_norm);
     }
     if (i == 0 || error < best_error) {
@@ -127,9 +126,9 @@ std::vector<std::int64_t> columns_of_group(const Order& order, std::int64_t grou
 
 /// The whole algorithm; `u` (visiting order) null for round to nearest.
 Result run(Dense w, const std::vector<double>& diagonal, const Dense* u, Order order,
-           const QuantizationSection& options) {
+           const QuantizationSection& options, int levels) {
   const std::int64_t n = w.cols;
-  const int max_code = (1 << options.bits) - 1;
+  const int max_code = levels - 1;
   const Dense original = w;
   Result result;
   result.order = std::move(order);
@@ -152,7 +151,7 @@ Result run(Dense w, const std::vector<double>& diagonal, const Dense* u, Order o
         }
         if (std::all_of(weights.begin(), weights.end(), [](double h) { return h == 0; }))
           weights.assign(weights.size(), 1.0);
-        scales[group] = find_scale(values, weights, options);
+        scales[group] = find_scale(values, weights, max_code, options);
         known[group] = true;
         result.scales[static_cast<std::size_t>(row * o.groups) + group] = scales[group].step;
         result.zeros[static_cast<std::size_t>(row * o.groups) + group] = scales[group].zero;
@@ -223,7 +222,7 @@ Order column_order(const std::vector<double>& diagonal, const QuantizationSectio
   return order;
 }
 
-Result quantize(const Dense& weight, const Dense& h, const QuantizationSection& options) {
+Result quantize(const Dense& weight, const Dense& h, const QuantizationSection& options, int levels) {
   const std::int64_t n = weight.cols;
   const std::vector<double> diagonal = diagonal_of(h);
   Dense w = weight;
@@ -248,14 +247,15 @@ Result quantize(const Dense& weight, const Dense& h, const QuantizationSection& 
   Dense upper(n, n);
   for (std::int64_t i = 0; i < n; ++i)
     for (std::int64_t j = i; j < n; ++j) upper.at(i, j) = lower.at(j, i);
-  return run(std::move(w), diagonal, &upper, std::move(order), options);
+  return run(std::move(w), diagonal, &upper, std::move(order), options,
+             levels == 0 ? 1 << options.bits : levels);
 }
 
 Result round_to_nearest(const Dense& weight, const QuantizationSection& options) {
   QuantizationSection plain = options;
   plain.desc_act = plain.act_group_aware = false;
   const std::vector<double> ones(static_cast<std::size_t>(weight.cols), 1.0);
-  return run(weight, ones, nullptr, column_order(ones, plain), plain);
+  return run(weight, ones, nullptr, column_order(ones, plain), plain, 1 << plain.bits);
 }
 
 std::uint32_t packed_word(const std::vector<int>& codes, int bits, std::int64_t word) {

@@ -46,8 +46,9 @@ struct Result {
   Order order;
 };
 
-/// GPTQ with the options' damping (H + λI must be positive definite).
-Result quantize(const Dense& weight, const Dense& hessian, const QuantizationSection& options);
+/// GPTQ with the options' damping (H + λI must be positive definite). levels: of a code; 0: 2^bits.
+Result quantize(const Dense& weight, const Dense& hessian, const QuantizationSection& options,
+                int levels = 0);
 
 /// Round to nearest with the same scale search, every column weighing the same.
 Result round_to_nearest(const Dense& weight, const QuantizationSection& options);

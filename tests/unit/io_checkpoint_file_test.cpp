@@ -69,7 +69,7 @@ TEST_F(CheckpointFile, EverythingComesBackAsItWas) {
   EXPECT_EQ(rows_of<float>(file, "hidden_before", 4, 3, 10, 8, DType::f32), memory_.hidden_before);
   EXPECT_EQ(rows_of<std::uint16_t>(file, "x", 4, 3, 10, 12, DType::bf16), memory_.x_bf16);
   std::vector<std::int64_t> sum(memory_.sum.size(), 3);
-  file.add_sum(sum);
+  file.add_sum("sum", sum);
   for (std::size_t i = 0; i < sum.size(); ++i) EXPECT_EQ(sum[i], memory_.sum[i] + 3);
 
   const std::vector<QuantizedLayer> layers = file.layers();
@@ -98,7 +98,7 @@ TEST_F(CheckpointFile, WhatIsNoPartOfTheStateIsNotThere) {
   EXPECT_TRUE(file.layers().empty());
   EXPECT_TRUE(file.chunks_summed().empty());
   std::vector<std::int64_t> sum(4);
-  EXPECT_THROW(file.add_sum(sum), InputError);
+  EXPECT_THROW(file.add_sum("sum", sum), InputError);
 }
 
 TEST_F(CheckpointFile, SinglePrecisionInputs) {
@@ -175,7 +175,7 @@ TEST_F(CheckpointFile, MoreThanOnePieceOfEveryKind) {
   const RankFile file(path());
   EXPECT_EQ(rows_of<float>(file, "hidden", 0, 2, 3000, 2000, DType::f32), memory_.hidden);
   std::vector<std::int64_t> sum(shape.sum_entries);
-  file.add_sum(sum);
+  file.add_sum("sum", sum);
   EXPECT_EQ(sum, memory_.sum);
 }
 
@@ -204,7 +204,7 @@ TEST_F(CheckpointFile, RequestsThatDoNotFitAreRefused) {
   EXPECT_THAT(read("hidden", 4, 1, 3, 9), AllOf(names_file, HasSubstr("3 x 9 F32")));
   EXPECT_THAT(read("hidden_before", 4, 1, 3, 8), AllOf(names_file, HasSubstr("no dataset hidden_before")));
   std::vector<std::int64_t> sum(memory_.sum.size() + 1);
-  EXPECT_THAT(complaint<InputError>([&] { file.add_sum(sum); }), HasSubstr("40 entries, 41 are expected"));
+  EXPECT_THAT(complaint<InputError>([&] { file.add_sum("sum", sum); }), HasSubstr("40 entries, 41 are expected"));
 }
 
 TEST_F(CheckpointFile, OtherFilesAreNamed) {

@@ -7,7 +7,6 @@ that --only leaves out.
 """
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -19,9 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import machine  # noqa: E402
 import report  # noqa: E402
 from measure import CommandFailed, measure  # noqa: E402
-
-HERE = Path(__file__).resolve().parent
-JOB = HERE / "job.yaml"
+from systems import Systems, read_json, write_json  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -51,33 +48,19 @@ class Bench:
         self.args = args
         self.folder = args.folder
         self.calibration = args.folder / "calibration.h5"
-        self.evaluations = [args.folder / "eval_a.h5", args.folder / "eval_b.h5"]
         for name in ("results", "logs", "models"):
             (args.folder / name).mkdir(parents=True, exist_ok=True)
+        self.systems = Systems(args.cache, args.model, args.program, args.ranks, self.folder / "logs",
+                               [args.folder / "eval_a.h5", args.folder / "eval_b.h5"])
 
     def model_of(self, case):
         return self.args.model if case.system == "source" else self.folder / "models" / case.name
 
-    def python_of(self, case):
-        python = self.args.cache / f"venv-{case.system}" / "bin" / "python"
-        if not python.exists():
-            raise CommandFailed(f"{python} is missing: start the benchmark through tools/bench/run.sh")
-        return python
-
-    def our_command(self, *arguments):
-        return ["mpirun", "-n", str(self.args.ranks), "--bind-to", "none", str(self.args.program), *map(str, arguments)]
-
-    def our_environment(self):
-        return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.args.ranks))}
-
     def quantize_command(self, case, calibration, output):
         if case.system == "ours":
-            settings = {"model.path": self.args.model, "calibration.path": calibration, "output.path": output,
-                        "quantization.group_size": case.group_size, "quantization.method": case.method}
-            return self.our_command("quantize", JOB, "--overwrite", *(
-                word for key, value in settings.items() for word in ("--set", f"{key}={value}")))
-        return [str(self.python_of(case)), str(HERE / f"run_{case.system}.py"), "--model", str(self.args.model),
-                "--calibration", str(calibration), "--output", str(output), "--group-size", str(case.group_size)]
+            options = {"quantization.group_size": case.group_size, "quantization.method": case.method}
+            return self.systems.our_quantize_command(calibration, output, options)
+        return self.systems.peer_command(case.system, calibration, output, "--group-size", case.group_size)
 
     def warm_up(self, case):
         """Once per machine: the peers compile extensions and byte code on their first run, which is not timed."""
@@ -86,7 +69,8 @@ class Bench:
             return
         say(f"warming {case.label} up")
         output = self.folder / "models" / "warm-up"
-        measure(self.quantize_command(case, self.folder / "warm-up.h5", output), self.folder / "logs" / "warm-up.log")
+        measure(self.quantize_command(case, self.folder / "warm-up.h5", output), self.folder / "logs" / "warm-up.log",
+                folder=self.folder / "logs")
         shutil.rmtree(output)
         mark.touch()
 
@@ -96,36 +80,11 @@ class Bench:
         self.warm_up(case)
         say(f"{case.name}: quantizing")
         log = self.folder / "logs" / f"{case.name}.log"
-        environment = self.our_environment() if case.system == "ours" else None
-        measured = measure(self.quantize_command(case, self.calibration, output), log, environment)
+        environment = self.systems.our_environment() if case.system == "ours" else None
+        measured = measure(self.quantize_command(case, self.calibration, output), log, environment,
+                           folder=self.folder / "logs")  # GPTQModel writes a logs/ where it is started
         say(f"{case.name}: {measured.seconds:.1f} s, {measured.peak_pss_bytes / 1e9:.2f} GB")
-        return {**measured.as_dict(), "parts": self.parts(case, log, output)}
-
-    def parts(self, case, log, output):
-        """Seconds of the parts as the system itself tells them."""
-        if case.system == "ours":
-            return {"quantize_seconds": read_json(output / "report.json")["summary"]["seconds"]}
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.startswith('{"load_seconds"')]
-        return json.loads(lines[-1]) if lines else {}
-
-    def evaluate(self, case):
-        """Perplexity on both texts, by `gptq-hpc eval` for every system."""
-        model, plain = self.model_of(case), None
-        if case.system == "llmcompressor":  # another format: its own loader turns it into plain weights
-            model = plain = self.folder / "models" / f"{case.name}-plain"
-            measure([str(self.python_of(case)), str(HERE / "decompress.py"), "--model", str(self.model_of(case)),
-                     "--output", str(plain)], self.folder / "logs" / f"{case.name}-decompress.log")
-        say(f"{case.name}: perplexity")
-        result = self.folder / "results" / ".evaluation.json"
-        data = f"[{', '.join(map(str, self.evaluations))}]"
-        measure(self.our_command("eval", JOB, "--set", f"model.path={self.args.model}", "--model", model, "--set",
-                                 f"eval.data={data}", "--json", result),
-                self.folder / "logs" / f"{case.name}-eval.log", self.our_environment())
-        on_a, on_b = (evaluation["perplexity"] for evaluation in read_json(result))
-        result.unlink()
-        if plain:
-            shutil.rmtree(plain)
-        return {"perplexity_a": on_a, "perplexity_b": on_b}
+        return {**measured.as_dict(), "parts": self.systems.parts(case.system, log, output)}
 
     def run(self, case):
         path = self.folder / "results" / f"{case.name}.json"
@@ -137,21 +96,12 @@ class Bench:
         result["weight_bytes"] = sum(file.stat().st_size for file in self.model_of(case).glob("*.safetensors"))
         result.update(name=case.name, label=case.label, group_size=case.group_size)
         write_json(path, result)  # a failed evaluation must not lose the measurement
-        write_json(path, {**result, **self.evaluate(case)})
+        say(f"{case.name}: perplexity")
+        write_json(path, {**result, **self.systems.evaluate(case.name, case.system, self.model_of(case))})
 
     def stored_results(self):
         paths = [self.folder / "results" / f"{case.name}.json" for case in CASES]
         return [read_json(path) for path in paths if path.exists()]
-
-
-def read_json(path):
-    return json.loads(Path(path).read_text(encoding="utf-8"))
-
-
-def write_json(path, value):
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def say(text):
@@ -166,7 +116,7 @@ def main():
     parser.add_argument("--ranks", type=int, default=min(2, os.cpu_count() or 1), help="MPI ranks of gptq-hpc (2)")
     parser.add_argument("--publish", type=Path, metavar="STEM", help="also write STEM.json and STEM.md")
     for name in ("model", "folder", "cache", "program"):
-        parser.add_argument(f"--{name}", type=Path, required=True, help=argparse.SUPPRESS)
+        parser.add_argument(f"--{name}", type=lambda text: Path(text).absolute(), required=True, help=argparse.SUPPRESS)
     parser.add_argument("--workload", required=True, help=argparse.SUPPRESS)
     parser.add_argument("--command", required=True, help=argparse.SUPPRESS)
     args = parser.parse_args()

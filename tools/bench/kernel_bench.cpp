@@ -64,7 +64,7 @@ Shapes shapes_of(const CommandLine& line, const Backend& backend) {
 
 std::vector<Case> cases_of(const Bench& bench, const std::vector<std::string>& only) {
   std::vector<Case> cases = hessian_cases(bench);
-  for (auto* const more : {&solve_cases, &weight_cases, &forward_cases, &copy_cases})
+  for (auto* const more : {&solve_cases, &quality_cases, &weight_cases, &forward_cases, &copy_cases})
     for (Case& next : (*more)(bench)) cases.push_back(std::move(next));
   std::set<std::string> known{"limits"};
   for (const Case& next : cases) known.insert(next.operation);

@@ -90,6 +90,7 @@ std::vector<Case> forward_cases(const Bench& bench);  ///< kernel_bench_forward.
 std::vector<Case> weight_cases(const Bench& bench);   ///< kernel_bench_weights.cpp
 std::vector<Case> hessian_cases(const Bench& bench);  ///< kernel_bench_hessian.cpp: factor too
 std::vector<Case> solve_cases(const Bench& bench);    ///< kernel_bench_solve.cpp
+std::vector<Case> quality_cases(const Bench& bench);  ///< kernel_bench_quality.cpp
 std::vector<Case> copy_cases(const Bench& bench);  ///< kernel_bench_copies.cpp; none where memory is shared
 
 }  // namespace gptq::bench

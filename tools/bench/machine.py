@@ -1,5 +1,6 @@
 """What a reader of a benchmark must know of the machine."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -20,6 +21,21 @@ def describe():
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {"cpu": cpuinfo("model name") or os.uname().machine, "cores": os.cpu_count(),
             "bf16": [text for flag, text in BF16_UNITS.items() if flag in flags], "memory_bytes": memory}
+
+
+PACKAGES = ("gptqmodel", "llmcompressor", "compressed-tensors", "onecomp", "torch", "transformers")
+LIST_VERSIONS = """
+import importlib.metadata, importlib.util, json, sys
+found = {name: importlib.metadata.version(name) for name in sys.argv[1:]
+         if importlib.util.find_spec(name.replace("-", "_"))}
+print(json.dumps({"python": sys.version.split()[0], **found}))
+"""
+
+
+def package_versions(python):
+    """Versions of what a peer's environment holds, without importing any of it."""
+    done = subprocess.run([str(python), "-c", LIST_VERSIONS, *PACKAGES], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
 
 
 def program_version(program):

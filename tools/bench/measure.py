@@ -7,6 +7,7 @@ miss but which counts shared pages several times, is kept beside it.
 
 import os
 import resource
+import signal
 import subprocess
 import threading
 import time
@@ -92,20 +93,38 @@ def busy_seconds():
     return (user + nice + system + interrupts + soft_interrupts) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(command, log_path, environment=None):
-    """Runs `command` with its output in `log_path`; raises CommandFailed where it fails."""
+def end_tree(root):
+    """Kills `root` and all its descendants."""
+    for pid in process_tree(root):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # ended meanwhile
+
+
+def measure(command, log_path, environment=None, limit_seconds=None, folder=None):
+    """Runs `command` in `folder` (the current one) with its output in `log_path`.
+
+    Raises CommandFailed where it fails or exceeds the limit.
+    """
     busy_before = busy_seconds()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
     with open(log_path, "wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                   env={**os.environ, **(environment or {})})
+                                   cwd=folder, env={**os.environ, **(environment or {})})
         sampler = MemorySampler(process.pid)
         sampler.start()
-        code = process.wait()
-    seconds = time.perf_counter() - start
+        try:
+            code = process.wait(limit_seconds)
+            seconds = time.perf_counter() - start
+        except subprocess.TimeoutExpired as error:
+            end_tree(process.pid)
+            process.wait()
+            raise CommandFailed(f"not finished after {limit_seconds:g} s") from error
+        finally:
+            sampler.stop()
     busy = busy_seconds() - busy_before
-    sampler.stop()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if code != 0:
         tail = "\n".join(Path(log_path).read_text(errors="replace").splitlines()[-15:])

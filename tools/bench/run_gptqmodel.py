@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""GPTQModel on the CPU, with its default recipe, from our calibration file. One process: load, quantize, save.
+"""GPTQModel on the CPU, from our calibration file. One process: load, quantize, save.
+
+Its default recipe, or with --options any further keys of its QuantizeConfig as JSON: '{"mse": 2.4}'.
 
 The last line of stdout is JSON with the seconds of the parts.
 """
@@ -24,9 +26,11 @@ def main():
     parser.add_argument("--output", required=True)
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--group-size", type=int, default=128)
+    parser.add_argument("--options", type=json.loads, default={}, metavar="JSON")
     args = parser.parse_args()
     start = time.perf_counter()
-    model = GPTQModel.load(args.model, QuantizeConfig(bits=args.bits, group_size=args.group_size), device="cpu")
+    config = QuantizeConfig(bits=args.bits, group_size=args.group_size, **args.options)
+    model = GPTQModel.load(args.model, config, device="cpu")
     samples = [{"input_ids": [ids], "attention_mask": [[1] * len(ids)]} for ids in read_samples(args.calibration)]
     loaded = time.perf_counter()
     model.quantize(samples)

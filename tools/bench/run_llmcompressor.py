@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 """llm-compressor's GPTQModifier on the CPU, from our calibration file. One process: load, quantize, save.
 
+Group size -1 is its strategy "channel". --options: further keys of a weight's quantization arguments as JSON
+('{"observer": "mse"}').
+
 The last line of stdout is JSON with the seconds of the parts.
 """
 
@@ -27,16 +30,17 @@ def main():
     parser.add_argument("--output", required=True)
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--group-size", type=int, default=64)
+    parser.add_argument("--options", type=json.loads, default={}, metavar="JSON")
     args = parser.parse_args()
     start = time.perf_counter()
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.bfloat16)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     samples = read_samples(args.calibration)
     dataset = Dataset.from_dict({"input_ids": samples, "attention_mask": [[1] * len(ids) for ids in samples]})
+    groups = {"strategy": "channel"} if args.group_size == -1 else {"strategy": "group", "group_size": args.group_size}
     recipe = GPTQModifier(ignore=["lm_head"], config_groups={"group_0": {
         "targets": ["Linear"],
-        "weights": {"num_bits": args.bits, "type": "int", "symmetric": True, "strategy": "group",
-                    "group_size": args.group_size}}})
+        "weights": {"num_bits": args.bits, "type": "int", "symmetric": True, **groups, **args.options}}})
     loaded = time.perf_counter()
     oneshot(model=model, tokenizer=tokenizer, dataset=dataset, recipe=recipe, num_calibration_samples=len(samples),
             max_seq_length=max(map(len, samples)), shuffle_calibration_samples=False)

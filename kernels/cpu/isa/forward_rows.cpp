@@ -85,19 +85,39 @@ void add(const T* x, T* y, index n) {
   for (index i = 0; i < n; ++i) store(y + i, load(y + i) + load(x + i));
 }
 
-template <typename T>
-void scale(const float* x, float by, T* y, index n) {
+template <typename In, typename Out>
+void scale(const In* x, float by, Out* y, index n) {
 #pragma omp simd
-  for (index i = 0; i < n; ++i) store(y + i, x[i] * by);
+  for (index i = 0; i < n; ++i) store(y + i, load(x + i) * by);
+}
+
+float sum_of_squares(const float* x, index n) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (index i = 0; i < n; ++i) sum += x[i] * x[i];
+  return sum;
+}
+
+void add_squared_error(const float* a, const float* b, index n, double* error, double* norm) {
+  double of_difference = 0, of_a = 0;
+#pragma omp simd reduction(+ : of_difference, of_a)
+  for (index i = 0; i < n; ++i) {
+    const double difference = static_cast<double>(a[i]) - b[i];
+    of_difference += difference * difference;
+    of_a += static_cast<double>(a[i]) * a[i];
+  }
+  *error += of_difference;
+  *norm += of_a;
 }
 
 }  // namespace
 
 extern const RowTable row_table;
-const RowTable row_table = {norm<float, float>,    norm<float, uint16_t>, norm<uint16_t, uint16_t>,
-                            rotate<float>,         rotate<uint16_t>,      gate<float>,
-                            gate<uint16_t>,        top_bits<float>,       top_bits<uint16_t>,
-                            copy<float, uint16_t>, copy<uint16_t, float>, add<float>,
-                            add<uint16_t>,         scale<float>,          scale<uint16_t>};
+const RowTable row_table = {
+    norm<float, float>, norm<float, uint16_t>, norm<uint16_t, uint16_t>, rotate<float>,
+    rotate<uint16_t>,   gate<float>,           gate<uint16_t>,           top_bits<float>,
+    top_bits<uint16_t>, copy<float, uint16_t>, copy<uint16_t, float>,    add<float>,
+    add<uint16_t>,      scale<float, float>,   scale<float, uint16_t>,   scale<uint16_t, uint16_t>,
+    sum_of_squares,     add_squared_error};
 
 }  // namespace gptq::GPTQ_ISA

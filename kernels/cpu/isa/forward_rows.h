@@ -32,6 +32,11 @@ struct RowTable {
   void (*add_bf16)(const u16* x, u16* y, index n);                 ///< y += x, rounded once
   void (*scale_f32)(const float* x, float by, float* y, index n);  ///< y = x · by
   void (*scale_bf16)(const float* x, float by, u16* y, index n);
+  void (*rescale_bf16)(const u16* x, float by, u16* y, index n);
+
+  float (*sum_of_squares)(const float* x, index n);
+  /// error += Σ (a[i] − b[i])², norm += Σ a[i]²
+  void (*add_squared_error)(const float* a, const float* b, index n, double* error, double* norm);
 };
 
 const RowTable& row_table();  ///< this machine's

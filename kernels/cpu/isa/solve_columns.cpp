@@ -1,17 +1,9 @@
+#include "kernels/cpu/isa/solve_errors.h"
 #include "kernels/cpu/isa/solve_parts.h"
 #include "kernels/cpu/isa/solve_vector.h"
 
 namespace gptq::GPTQ_ISA {
 namespace {
-
-/// v -= e[from, to) · U[from, to)_j, with row j of the transposed U.
-inline void subtract_errors(const float* e, const float* inverse_row, long from, long to, Vector* v) {
-  for (long i = from; i < to; ++i) {
-    const Vector factor = broadcast(-inverse_row[i]);
-    for (long k = 0; k < kVectors; ++k)
-      v[k] = multiply_add(load_vector(e + i * kSolveRows + k * kLanes), factor, v[k]);
-  }
-}
 
 /// Four columns at once, where all their errors are known beforehand.
 void subtract_from_four(float* v, const float* e, const float* inverse, long column, long from, long to) {
@@ -58,12 +50,6 @@ struct Sums {
 
 inline void add_to(float* sum, Vector x) {
   store_vector(sum, multiply_add(x, x, load_vector(sum)));
-}
-
-void store_codes(const float* whole, unsigned char* codes) {
-  unsigned char local[kSolveRows];  // a copy: `codes` might alias anything
-  for (long r = 0; r < kSolveRows; ++r) local[r] = static_cast<unsigned char>(static_cast<int>(whole[r]));
-  __builtin_memcpy(codes, local, kSolveRows);
 }
 
 /// Columns [first, last), where v already holds the errors of the batch's columns before `first`.

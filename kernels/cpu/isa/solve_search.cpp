@@ -9,16 +9,6 @@ constexpr long kRows = kSolveRows;
 constexpr long kCandidates = 4;  // tried together: their bounds and sums fill the registers
 constexpr long kChunk = 128;  // columns of 64 rows that stay in the L1 cache while all candidates are tried
 
-/// The nearest value of IEEE half precision that is positive and finite; x >= 0.
-inline float to_positive_half(float x) {
-  x = x < 65504.0f ? x : 65504.0f;
-  const uint32_t bits = bits_of(x);
-  const float normal = float_of((bits + 0xfffu + ((bits >> 13) & 1u)) & ~0x1fffu);
-  const float subnormal = (x + 0.75f) - 0.75f;  // one unit in the last place of [1/2, 1) is 2^-24
-  const float rounded = x < 6.103515625e-5f ? subnormal : normal;
-  return rounded > 5.9604645e-8f ? rounded : 5.9604645e-8f;
-}
-
 inline float round_to_whole(float x) {
   return (x + kNearest) - kNearest;
 }

@@ -33,6 +33,10 @@ inline Vector multiply_add(Vector a, Vector b, Vector c) {
 inline Vector multiply_subtract(Vector a, Vector b, Vector c) {
   return _mm512_fmsub_ps(a, b, c);
 }
+/// x < 0 ? a : b, lane by lane
+inline Vector where_negative(Vector x, Vector a, Vector b) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ), b, a);
+}
 #elif defined(__AVX2__)
 using Vector = __m256;
 inline Vector load_vector(const float* p) {
@@ -56,6 +60,9 @@ inline Vector multiply_add(Vector a, Vector b, Vector c) {
 inline Vector multiply_subtract(Vector a, Vector b, Vector c) {
   return _mm256_fmsub_ps(a, b, c);
 }
+inline Vector where_negative(Vector x, Vector a, Vector b) {
+  return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_LT_OQ));
+}
 #else
 using Vector = __m128;
 inline Vector load_vector(const float* p) {
@@ -78,6 +85,9 @@ inline Vector multiply_add(Vector a, Vector b, Vector c) {
 }
 inline Vector multiply_subtract(Vector a, Vector b, Vector c) {
   return _mm_sub_ps(_mm_mul_ps(a, b), c);
+}
+inline Vector where_negative(Vector x, Vector a, Vector b) {
+  return _mm_blendv_ps(b, a, _mm_cmplt_ps(x, _mm_setzero_ps()));
 }
 #endif
 

@@ -46,6 +46,16 @@ inline void store_number(uint16_t* p, float value) {
   *p = static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
+/// The nearest value of IEEE half precision that is positive and finite; for x > -2^-24.
+inline float to_positive_half(float x) {
+  x = x < 65504.0f ? x : 65504.0f;
+  const uint32_t bits = bits_of(x);
+  const float normal = float_of((bits + 0xfffu + ((bits >> 13) & 1u)) & ~0x1fffu);
+  const float subnormal = (x + 0.75f) - 0.75f;  // one unit in the last place of [1/2, 1) is 2^-24
+  const float rounded = x < 6.103515625e-5f ? subnormal : normal;
+  return rounded > 5.9604645e-8f ? rounded : 5.9604645e-8f;
+}
+
 /// p · 2^n for the integer n that was rounded into the low bits of `shifted`; 0 below 2^-126, infinity above
 /// 2^127. Integer bounds, as GCC splits the vector loop where floats are compared with constants.
 inline float scale_by_power(float p, float shifted, float round) {

@@ -1,0 +1,68 @@
+#include "pipeline/held_out.h"
+
+#include <cstring>
+
+namespace gptq {
+namespace {
+
+/// Of the backend's scratch memory, beside those of StageSummer.
+enum Slot : int { kOutput = 19, kReferenceOutput };
+
+}  // namespace
+
+HeldOutJudge::HeldOutJudge(Backend& backend, Communicator& comm, const StageInput& input, DType compute,
+                           PhaseClock& phases)
+    : backend_(backend), comm_(comm), input_(input), compute_(compute), phases_(phases) {
+  for (std::size_t i = 0; i < input.activations.chunks(); ++i) {
+    if (input.activations.chunk(i).held_out) chunks_.push_back(i);
+  }
+}
+
+std::vector<HeldOutJudge::Sums> HeldOutJudge::of_own_samples(const LayerToQuantize& layer,
+                                                             const LinearWeights& candidate) {
+  std::vector<Sums> sums;
+  const std::int64_t out = candidate.out_features();
+  const auto output = [&](Slot slot, const Batch& batch) {
+    const std::size_t bytes = static_cast<std::size_t>(batch.rows() * out) * sizeof(float);
+    return Matrix{backend_.scratch(slot, bytes), DType::f32, batch.rows(), out, out};
+  };
+  const auto compare = [&](const Batch& batch, const Matrix& reference, const Matrix& x) {
+    const Matrix wanted = output(kReferenceOutput, batch);
+    const Matrix given = output(kOutput, batch);
+    backend_.kernels().linear(batch, reference, *layer.prepared, wanted, false);
+    backend_.kernels().linear(batch, x, candidate, given, false);
+    std::vector<double> error(static_cast<std::size_t>(batch.samples())), norm(error.size());
+    backend_.kernels().squared_error(batch, wanted, given, error, norm);
+    for (std::size_t s = 0; s < error.size(); ++s) sums.push_back({error[s], norm[s]});
+  };
+  Activations::Use use;
+  use.x_width = input_.width;
+  input_.activations.visit(chunks_, use, [&](std::size_t i, const Matrix&, const Matrix& x, const Matrix&) {
+    const Batch& batch = input_.activations.batch(i);
+    if (input_.reference == nullptr) return compare(batch, x, x);
+    input_.reference->visit({i}, use,
+                            [&](std::size_t, const Matrix&, const Matrix& reference, const Matrix&) {
+                              compare(batch, reference, x);
+                            });
+  });
+  return sums;
+}
+
+double HeldOutJudge::relative_error(const LayerToQuantize& layer, const QuantizedLayer& candidate) {
+  const auto scope = phases_.in("held out");
+  const auto weights = backend_.kernels().prepare_quantized(weights_of(candidate), layer.bias, compute_);
+  const std::vector<Sums> own = of_own_samples(layer, *weights);
+  Sums all;
+  // Ranks hold samples in ascending order, so this is their order on any number of ranks.
+  for (const auto& bytes : comm_.all_gather(std::as_bytes(std::span(own)))) {
+    std::vector<Sums> theirs(bytes.size() / sizeof(Sums));
+    if (!bytes.empty()) std::memcpy(theirs.data(), bytes.data(), bytes.size());
+    for (const Sums& sums : theirs) {
+      all.error += sums.error;
+      all.norm += sums.norm;
+    }
+  }
+  return all.norm > 0 ? all.error / all.norm : 0;
+}
+
+}  // namespace gptq

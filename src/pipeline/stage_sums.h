@@ -1,0 +1,68 @@
+#pragma once
+
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+#include "comm/communicator.h"
+#include "comm/device_collectives.h"
+#include "pipeline/activations.h"
+#include "pipeline/phase_clock.h"
+#include "pipeline/safe_point.h"
+#include "quant/hessian.h"
+
+namespace gptq {
+
+/// One stage group's input, as it lies in this rank's activations.
+struct StageInput {
+  Activations& activations;
+  Activations* reference = nullptr;  ///< the same chunks in the full-precision stream; null: there is none
+  double cross_part = 0;             ///< of the chunks that are in C; 0: C is not needed
+  std::int64_t width = 0;
+  bool weighted = false;       ///< a row counts by the inverse square of the residual stream (token_weight)
+  std::vector<float> maximum;  ///< this rank's column magnitudes of x
+  std::vector<float> reference_maximum;  ///< and of the reference's
+};
+
+/// Sums H, and C where there is a reference, exactly over all ranks. Held-out chunks stay out.
+class StageSummer {
+ public:
+  /// total_tokens: of all ranks, without those held out; cross_tokens: of those in cross sums. norm_eps: of
+  /// the model's norms.
+  StageSummer(Backend& backend, Communicator& comm, DeviceCollectives& device_comm, std::int64_t total_tokens,
+              std::int64_t cross_tokens, float norm_eps, PhaseClock& phases);
+
+  /// Called with this rank's part of the sums and the chunks in it, by all ranks the same number of times.
+  using OnRound = std::function<void(const StageSums& sums, const std::vector<std::int64_t>& chunks)>;
+
+  /// before: what an earlier attempt has summed. The chunks are summed in a few rounds, with a call of
+  /// on_round between them. In the last round, where the collectives can work beside the kernels, one range
+  /// of panels after the other goes through all its chunks, and is summed over the ranks while the next is
+  /// multiplied; the time of that counts as "hessian", what is left of it afterwards as "reduce".
+  StageSums accumulate(StageInput input, PartialSum before, const OnRound& on_round);
+
+ private:
+  using OnRows = std::function<void(const Matrix& x)>;
+  using OnBothRows = std::function<void(const Matrix& x, const Matrix& reference)>;
+  Matrix weighed(int slot, const StageInput& input, const Matrix& hidden, const Matrix& x);
+  void visit(const StageInput& input, const std::vector<std::size_t>& positions, const OnRows& step);
+  void visit_both(const StageInput& input, const std::vector<std::size_t>& positions, const OnBothRows& step);
+  void weigh_maxima(StageInput& input);
+  StageSums start(StageInput& input, PartialSum& before);
+  void add_chunks(const StageInput& input, const std::vector<std::size_t>& positions,
+                  std::span<const PanelRange> ranges, const StageSums& sums);
+  void add_cross(const StageInput& input, std::vector<std::size_t> positions, const StageSums& sums);
+  void start_sums(std::span<const PanelRange> ranges, const HessianSum& sum);
+  void finish(bool overlapped, const StageSums& sums);
+
+  Backend& backend_;
+  Communicator& comm_;
+  DeviceCollectives& device_comm_;
+  std::int64_t total_tokens_;
+  std::int64_t cross_tokens_;
+  float norm_eps_;
+  PhaseClock& phases_;
+};
+
+}  // namespace gptq
