@@ -57,7 +57,7 @@ QuantizedLayer read_layer(const SafetensorsReader& reader, const std::string& mo
                           const ModelConfig::Quantized& quantized) {
   const PackedLayer packed{reader.read(module + ".qweight"), reader.read(module + ".qzeros"),
                            reader.read(module + ".scales"), reader.read(module + ".g_idx")};
-  return unpack(packed, quantized.bits, quantized.v2);
+  return unpack(packed, quantized.form_of(module).bits, quantized.v2);
 }
 
 template <typename Values>
@@ -84,20 +84,23 @@ bool same_tensor(const HostTensor& a, const HostTensor& b) {
          std::memcmp(a.storage.data(), b.storage.data(), a.storage.size()) == 0;
 }
 
+void require_same_form(const QuantizedForm& a, const QuantizedForm& b, const std::string& module) {
+  if (a.bits == b.bits && a.group_size == b.group_size) return;
+  throw InputError("{} has {} and {} bits, groups of {} and {}", module, a.bits, b.bits, a.group_size,
+                   b.group_size);
+}
+
 Comparison compare(const CommandLine& line) {
   const ModelConfig::Quantized first = read_model_config(line.first).quantized;
   const ModelConfig::Quantized second = read_model_config(line.second).quantized;
   if (!first.present || !second.present) throw InputError("both models must be GPTQ-quantized ones");
-  if (first.bits != second.bits || first.group_size != second.group_size) {
-    throw InputError("the models have {} and {} bits, groups of {} and {}", first.bits, second.bits,
-                     first.group_size, second.group_size);
-  }
   const SafetensorsReader a(line.first), b(line.second);
   Comparison result;
   for (const auto& [name, info] : a.tensors()) {
     const std::size_t dot = name.rfind('.');
     const std::string module = name.substr(0, dot), kind = name.substr(dot + 1);
     if (kind == "qweight") {
+      require_same_form(first.form_of(module), second.form_of(module), module);
       result.layers.push_back(
           compare_layer(read_layer(a, module, first), read_layer(b, module, second), module));
       result.total.add(result.layers.back());

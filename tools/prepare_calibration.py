@@ -3,6 +3,8 @@
 
     tools/prepare_calibration.py --model DIR --source text.txt --output calibration.h5
     tools/prepare_calibration.py --model DIR --source records.jsonl --text-field content --mode rows --output rows.h5
+    tools/prepare_calibration.py --model DIR --source records.jsonl --mode rows --pack --seqlen 2048 --output packed.h5
+    tools/prepare_calibration.py --model DIR --source records.jsonl --mode rows --pad-to 512 --pad-side left --output padded.h5
     tools/prepare_calibration.py --model DIR --source wikitext2 --seqlen 2048 --nsamples 128 --output wikitext2.h5
     tools/prepare_calibration.py --model DIR --source held-out.txt --contiguous --seqlen 1024 --output evaluation.h5
     tools/prepare_calibration.py --model DIR --ids ids.npy --output calibration.h5
@@ -15,16 +17,16 @@ import argparse
 import hashlib
 import json
 import os
-import random
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "lib"))
 
 import text_sources  # noqa: E402
+from sample_choice import draw_samples  # noqa: E402
 from text_sources import SourceError  # noqa: E402
 
-FORMAT, VERSION = "gptq-hpc-calibration", 1
+FORMAT, VERSION, VERSION_WITH_MASK = "gptq-hpc-calibration", 1, 2
 
 
 def vocabulary_sha256(tokenizer_path):
@@ -128,75 +130,45 @@ class Documents:
         return self.tokenizer.encode(self.texts[index]).ids
 
 
-def draw_windows(stream, args, name):
-    """Random windows, at the positions the literature's loaders draw from the same seed."""
-    if len(stream) < args.seqlen:
-        raise SourceError(f"{name} has {len(stream)} tokens, fewer than one window of {args.seqlen}: lower --seqlen, or "
-                          "give more text")
-    generator = random.Random(args.seed)
-    starts = [generator.randint(0, max(0, len(stream) - args.seqlen - 1)) for _ in range(args.nsamples)]
-    return [stream[start: start + args.seqlen] for start in starts]
-
-
-def draw_windows_inside(documents, args):
-    """Random windows of random documents that are longer than a window."""
-    generator = random.Random(args.seed)
-    windows, misses = [], 0
-    while len(windows) < args.nsamples:
-        ids = documents.encode(generator.randint(0, len(documents.texts) - 1))
-        if len(ids) > args.seqlen:
-            start = generator.randint(0, len(ids) - args.seqlen - 1)
-            windows.append(ids[start: start + args.seqlen])
-            misses = 0
-        elif (misses := misses + 1) > 20000:
-            raise SourceError(f"{documents.name} has hardly a document of more than {args.seqlen} tokens: lower --seqlen")
-    return windows
-
-
-def cut_contiguous(stream, args, name):
-    available = len(stream) // args.seqlen
-    wanted = args.nsamples or available
-    if available == 0 or wanted > available:
-        raise SourceError(f"{name} has {len(stream)} tokens, which is {available} windows of {args.seqlen}, not "
-                          f"{max(wanted, 1)}: lower --nsamples or --seqlen, or give more text")
-    return [stream[i * args.seqlen: (i + 1) * args.seqlen] for i in range(wanted)]
-
-
-def pick_rows(rows, args, name):
-    rows = [row[: args.seqlen] for row in rows if len(row) >= args.min_length]
-    if len(rows) < args.nsamples:
-        raise SourceError(f"{name} has {len(rows)} rows of at least {args.min_length} tokens, not {args.nsamples}: lower "
-                          "--nsamples or --min-length, or give more rows")
-    chosen = sorted(random.Random(args.seed).sample(range(len(rows)), args.nsamples))
-    return [rows[i] for i in chosen]
-
-
-def draw_samples(documents, args):
-    if args.contiguous:
-        return cut_contiguous(documents.stream(), args, documents.name)
-    if args.mode == "rows":
-        return pick_rows(documents.rows(), args, documents.name)
-    if documents.ids is None and documents.name in text_sources.WINDOWS_INSIDE_DOCUMENTS:
-        return draw_windows_inside(documents, args)
-    return draw_windows(documents.stream(), args, documents.name)
-
-
-def pack(samples, seqlen, pad_id, vocab_size):
-    """(input_ids [n, seqlen], lengths [n]), both little-endian int32; refuses ids outside the vocabulary."""
+def lay_out(samples, width, pad_id, left):
+    """(input_ids [n, width], attention_mask [n, width]), both little-endian int32."""
     import numpy as np
 
-    ids = np.full((len(samples), seqlen), pad_id, dtype=np.int64)
+    ids = np.full((len(samples), width), pad_id, dtype=np.int64)
+    mask = np.zeros((len(samples), width), dtype="<i4")
     for row, sample in enumerate(samples):
-        ids[row, : len(sample)] = sample
+        first = width - len(sample) if left else 0
+        ids[row, first: first + len(sample)] = sample
+        mask[row, first: first + len(sample)] = 1
+    return ids, mask
+
+
+def check_ids(ids, vocab_size):
+    """The same as little-endian int32; refuses ids outside the vocabulary."""
+    import numpy as np
+
     bad = np.argwhere((ids < 0) | (ids >= vocab_size))
     if len(bad):
         row, column = bad[0]
         raise SourceError(f"token id {ids[row, column]} (sample {row}, position {column}) is outside the model's vocabulary "
                           f"of {vocab_size}: these ids or this tokenizer belong to another model")
-    return ids.astype("<i4"), np.array([len(sample) for sample in samples], dtype="<i4")
+    return ids.astype("<i4")
 
 
-def write_file(path, ids, lengths, attributes, pad_id):
+def make_datasets(samples, args, model):
+    """The file's datasets in the order in which its hash covers them (docs/calibration-format.md)."""
+    import numpy as np
+
+    width = args.pad_to or args.seqlen
+    ids, mask = lay_out(samples, width, model.pad_id, left=args.pad_side == "left")
+    ids = check_ids(ids, model.vocab_size)
+    if not args.pad_to:
+        return {"input_ids": ids, "lengths": np.array([len(sample) for sample in samples], dtype="<i4")}
+    ends = [width if args.pad_side == "left" else len(sample) for sample in samples]
+    return {"attention_mask": mask, "input_ids": ids, "lengths": np.array(ends, dtype="<i4")}
+
+
+def write_file(path, datasets, attributes, pad_id):
     """Writes under a temporary name, syncs, renames."""
     import h5py
 
@@ -204,8 +176,9 @@ def write_file(path, ids, lengths, attributes, pad_id):
     try:
         with h5py.File(temporary, "w") as file:
             file.attrs.update(attributes)
-            file.create_dataset("input_ids", data=ids).attrs["pad_id"] = pad_id
-            file.create_dataset("lengths", data=lengths)
+            for name, values in datasets.items():
+                file.create_dataset(name, data=values)
+            file["input_ids"].attrs["pad_id"] = pad_id
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -213,6 +186,24 @@ def write_file(path, ids, lengths, attributes, pad_id):
         raise SourceError(f"--output {path} cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_row_options(args):
+    given = {"--min-length": args.min_length is not None, "--pack": args.pack, "--sort": args.sort != "as_is",
+             "--pad-to": args.pad_to is not None}
+    for option, is_given in given.items():
+        if is_given and args.mode != "rows":
+            raise SourceError(f"{option} applies to --mode rows only")
+    if args.pack and (args.pad_to is not None or args.sort != "as_is"):
+        raise SourceError("--pack makes samples of equal length: --pad-to and --sort do not go with it")
+    if args.separator is not None and (not args.pack or args.ids):
+        raise SourceError("--separator goes with --pack of texts only")
+    if args.pad_side != "right" and args.pad_to is None:
+        raise SourceError("--pad-side goes with --pad-to only")
+    if args.pad_to is not None and args.pad_to < 2:
+        raise SourceError(f"--pad-to {args.pad_to}: a sample has at least 2 tokens")
+    if args.pad_to is not None and args.pad_to < args.seqlen:
+        args.seqlen = args.pad_to  # longer rows are cut there
 
 
 def parse_arguments(arguments):
@@ -230,12 +221,20 @@ def parse_arguments(arguments):
                         help="windows: random windows of the whole text; rows: one document a sample, padded")
     parser.add_argument("--contiguous", action="store_true", help="consecutive windows without overlap, for perplexity")
     parser.add_argument("--min-length", type=int, help="with --mode rows: skip shorter rows (2)")
+    parser.add_argument("--pack", action="store_true",
+                        help="with --mode rows: join the rows and cut them into samples of --seqlen")
+    parser.add_argument("--separator", help="with --pack: text between two rows")
+    parser.add_argument("--sort", choices=("as_is", "longest", "shortest"), default="as_is",
+                        help="with --mode rows: order of the chosen rows (as_is)")
+    parser.add_argument("--pad-to", type=int, metavar="N",
+                        help="with --mode rows: pad the rows to N tokens and write an attention_mask; the job takes the "
+                             "padding off again, so this is for comparisons with programs that need it")
+    parser.add_argument("--pad-side", choices=("left", "right"), default="right", help="with --pad-to (right)")
     parser.add_argument("--output", type=Path, required=True, help="HDF5 file to write")
     args = parser.parse_args(arguments)
     if args.contiguous and args.mode == "rows":
         raise SourceError("--contiguous cuts windows of one text and does not go with --mode rows")
-    if args.min_length is not None and args.mode != "rows":
-        raise SourceError("--min-length applies to --mode rows only")
+    check_row_options(args)
     if args.seqlen < 2:
         raise SourceError(f"--seqlen {args.seqlen}: a sample has at least 2 tokens")
     if args.nsamples is not None and args.nsamples < 1:
@@ -255,14 +254,16 @@ def main(arguments=None):
         print(f"note: --seqlen {args.seqlen} is more than the model's max_position_embeddings; using {model.max_positions}")
         args.seqlen = model.max_positions
     documents = Documents(args, model)
-    ids, lengths = pack(draw_samples(documents, args), args.seqlen, model.pad_id, model.vocab_size)
+    samples = draw_samples(documents, args)
+    datasets = make_datasets(samples, args, model)
+    ids = datasets["input_ids"]
     attributes = {
-        "format": FORMAT, "version": VERSION, "source": documents.name, "vocabulary_sha256": model.vocabulary_sha256,
-        "vocab_size": model.vocab_size, "nsamples": len(ids), "seqlen": args.seqlen, "seed": args.seed,
-        "mode": "contiguous" if args.contiguous else args.mode, "created_by": "gptq-hpc prepare_calibration.py",
-        "sha256": hashlib.sha256(ids.tobytes() + lengths.tobytes()).hexdigest()}
-    write_file(args.output, ids, lengths, attributes, model.pad_id)
-    print(f"{args.output}: {len(ids)} samples, {int(lengths.sum())} tokens, at most {args.seqlen} a sample, "
+        "format": FORMAT, "version": VERSION_WITH_MASK if args.pad_to else VERSION, "source": documents.name, "vocabulary_sha256": model.vocabulary_sha256,
+        "vocab_size": model.vocab_size, "nsamples": len(ids), "seqlen": ids.shape[1], "seed": args.seed,
+        "mode": "contiguous" if args.contiguous else "packed" if args.pack else args.mode, "created_by": "gptq-hpc prepare_calibration.py",
+        "sha256": hashlib.sha256(b"".join(values.tobytes() for values in datasets.values())).hexdigest()}
+    write_file(args.output, datasets, attributes, model.pad_id)
+    print(f"{args.output}: {len(ids)} samples, {sum(map(len, samples))} tokens, at most {args.seqlen} a sample, "
           f"from {documents.name}")
     return 0
 

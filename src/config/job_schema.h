@@ -1,13 +1,14 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
+#include <map>
 #include <string>
 #include <string_view>
 #include <variant>
 #include <vector>
 
 #include "config/job_config.h"
+#include "config/limits.h"
 
 namespace gptq {
 
@@ -20,32 +21,26 @@ enum class Effect {
 std::string_view name_of(Effect effect);
 
 /// Where a key's value lives in a JobConfig; the alternative chosen is the key's type.
-using Member = std::variant<bool& (*)(JobConfig&), int& (*)(JobConfig&), std::int64_t& (*)(JobConfig&),
-                            double& (*)(JobConfig&), std::string& (*)(JobConfig&),
-                            std::vector<std::string>& (*)(JobConfig&)>;
-
-/// Values a key may take. Text: one of `words`, if any. Numbers: one of `numbers`, or within the range, if
-/// there is one.
-struct Limits {
-  std::vector<std::string> words;
-  std::vector<std::int64_t> numbers;
-  bool has_range = false;
-  bool low_open = false;   ///< `low` itself is not allowed
-  bool high_open = false;  ///< `high` itself is not allowed
-  double low = 0;
-  double high = std::numeric_limits<double>::infinity();
-
-  bool allow(double number) const;
-  bool allow(const std::string& word) const;
-  /// "2, 3, 4 or 8", "-1 or at least 1", "in (0, 1)"; empty where everything is allowed.
-  std::string describe() const;
-};
+using Member =
+    std::variant<bool& (*)(JobConfig&), int& (*)(JobConfig&), std::int64_t& (*)(JobConfig&),
+                 double& (*)(JobConfig&), std::string& (*)(JobConfig&),
+                 std::vector<std::string>& (*)(JobConfig&), std::map<std::string, int>& (*)(JobConfig&),
+                 std::vector<ModuleRule>& (*)(JobConfig&)>;
 
 /// How the text of a key is meant.
 enum class Meaning {
-  word,    ///< as it stands
-  path,    ///< a leading ~ and ${VARIABLE} are expanded; "$${" stands for "${"
-  pattern  ///< module name or ECMAScript regex
+  word,     ///< as it stands
+  path,     ///< a leading ~ and ${VARIABLE} are expanded; "$${" stands for "${"
+  pattern,  ///< module name or ECMAScript regex
+  module,   ///< module name; a list of them may be nested, which means nothing
+  settings  ///< "key=value key=value" for a candidate of best_of
+};
+
+/// For how much a key's value holds.
+enum class Scope {
+  job,       ///< all of the job
+  layer,     ///< may be given for single layers (quantization.dynamic)
+  candidate  ///< the same, and for a candidate of best_of: it leaves the form of the output as it is
 };
 
 /// One key of the job YAML: a row of the table that drives reading, checking, overrides, writing and
@@ -57,6 +52,7 @@ struct Key {
   Limits limits;
   Meaning meaning;
   std::string documentation;  ///< lines for configs/reference.yaml
+  Scope scope = Scope::job;
 
   std::string section() const { return path.substr(0, path.find('.')); }
   std::string name() const { return path.substr(path.find('.') + 1); }

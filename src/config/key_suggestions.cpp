@@ -1,66 +1,11 @@
 #include <fmt/format.h>
 
-#include <array>
-
+#include "config/foreign_names.h"
 #include "config/job_schema.h"
 #include "config/nearest.h"
 
 namespace gptq {
 namespace {
-
-/// Names that other quantization programs use. They are never accepted: a job file says one thing in one way.
-struct Foreign {
-  std::string_view name;
-  std::string_view key;   ///< ours, if there is one
-  std::string_view note;  ///< what to do where there is none
-};
-
-constexpr std::string_view kAtPreparation =
-    "it is chosen when the calibration file is made: tools/prepare_calibration.py";
-
-constexpr std::array kForeignNames = {
-    Foreign{"wbits", "quantization.bits", ""},
-    Foreign{"w_bit", "quantization.bits", ""},
-    Foreign{"num_bits", "quantization.bits", ""},
-    Foreign{"groupsize", "quantization.group_size", ""},
-    Foreign{"q_group_size", "quantization.group_size", ""},
-    Foreign{"symmetric", "quantization.sym", ""},
-    Foreign{"damp", "quantization.damp_percent", ""},
-    Foreign{"percdamp", "quantization.damp_percent", ""},
-    Foreign{"dampening_frac", "quantization.damp_percent", ""},
-    Foreign{"actorder", "quantization.desc_act", ""},
-    Foreign{"act_order", "quantization.desc_act", ""},
-    Foreign{"gar", "quantization.act_group_aware", ""},
-    Foreign{"mse", "quantization.scale_search", ""},
-    Foreign{"observer", "quantization.scale_search", ""},
-    Foreign{"maxshrink", "quantization.max_shrink", ""},
-    Foreign{"sequential", "quantization.true_sequential", ""},
-    Foreign{"targets", "quantization.include", ""},
-    Foreign{"ignore", "quantization.exclude", ""},
-    Foreign{"modules_to_not_convert", "quantization.exclude", ""},
-    Foreign{"nsamples", "calibration.num_samples", ""},
-    Foreign{"num_calibration_samples", "calibration.num_samples", ""},
-    Foreign{"dataset", "calibration.path", ""},
-    Foreign{"model_path", "model.path", ""},
-    Foreign{"model_name_or_path", "model.path", ""},
-    Foreign{"output_dir", "output.path", ""},
-    Foreign{"save_dir", "output.path", ""},
-    Foreign{"device", "compute.backend", ""},
-    Foreign{"num_threads", "compute.threads", ""},
-    Foreign{"batch_size", "compute.micro_batch", ""},
-    Foreign{"seqlen", "", kAtPreparation},
-    Foreign{"seq_len", "", kAtPreparation},
-    Foreign{"max_seq_length", "", kAtPreparation},
-    Foreign{"seed", "", kAtPreparation},
-};
-
-const Foreign* find_foreign(const std::string& name) {
-  const std::string wanted = normalized(name);
-  for (const Foreign& foreign : kForeignNames) {
-    if (foreign.name == wanted) return &foreign;
-  }
-  return nullptr;
-}
 
 std::vector<std::string> names_in(const std::string& section) {
   std::vector<std::string> names;
@@ -106,9 +51,10 @@ std::string suggest_key(const std::string& section, const std::string& name) {
     return fmt::format("; keys are nested: write '{}:' and, indented below it, '{}: ...'", key.section(),
                        key.name());
   }
-  if (const Foreign* foreign = find_foreign(name); foreign != nullptr) {
+  if (const ForeignName* foreign = find_foreign_name(name); foreign != nullptr) {
     if (foreign->key.empty()) return fmt::format("; {}", foreign->note);
-    return fmt::format("; nearest valid key '{}'", foreign->key);
+    return fmt::format("; nearest valid key '{}'{}{}", foreign->key, foreign->note.empty() ? "" : ": ",
+                       foreign->note);
   }
   std::string guess = section.empty() ? nearest_section(name) : nearest_in_section(section, name);
   if (guess.empty()) guess = nearest_anywhere(name);

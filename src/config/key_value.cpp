@@ -5,23 +5,12 @@
 #include <charconv>
 #include <cmath>
 #include <limits>
-#include <regex>
 #include <system_error>
+
+#include "config/module_rules.h"
 
 namespace gptq {
 namespace {
-
-constexpr std::size_t kLongestPattern =
-    1000;  // std::regex recurses over its pattern: a longer one may end the stack
-constexpr std::size_t kLongestShown = 60;  // of a wrong value, in messages
-
-std::string shown(const std::string& text) {
-  if (text.size() <= kLongestShown) return text;
-  std::size_t cut = kLongestShown;
-  while (cut > 0 && (static_cast<unsigned char>(text[cut]) & 0xC0u) == 0x80u)
-    --cut;  // not inside a UTF-8 letter
-  return text.substr(0, cut) + "...";
-}
 
 bool is_digit(char letter) {
   return letter >= '0' && letter <= '9';
@@ -109,17 +98,60 @@ class ValueReader {
     if (value_.kind != RawValue::Kind::list) return wrong_type(value_, "; write [a, b], or [] for none");
     std::vector<std::string> items;
     for (const RawValue& item : value_.items) {
-      if (!is_scalar(item)) continue;
-      if (item.text.empty()) {
-        report(item, "an empty text in a list means nothing; remove it");
-      } else if (std::optional<std::string> text = read_text(item)) {
-        items.push_back(*text);
-      }
+      const bool nested = key_.meaning == Meaning::module && item.kind == RawValue::Kind::list;
+      for (const RawValue& text : nested ? item.items : std::vector<RawValue>{item}) add_item(text, items);
     }
     member(job_) = std::move(items);
   }
 
+  void operator()(std::map<std::string, int>& (*member)(JobConfig&)) {
+    if (value_.kind != RawValue::Kind::map) return wrong_type(value_, "; write {name: bits}, or {} for none");
+    std::map<std::string, int> numbers;
+    for (const RawEntry& entry : value_.entries) {
+      if (numbers.count(entry.name) > 0) {
+        mistakes_.push_back({entry.place, entry_key(entry.name), "is given twice; keep one"});
+      }
+      add_entry(entry, numbers);
+    }
+    member(job_) = std::move(numbers);
+  }
+
+  void operator()(std::vector<ModuleRule>& (*member)(JobConfig&)) {
+    if (value_.kind != RawValue::Kind::map) {
+      return wrong_type(value_, "; write {\"REGEX\": {bits: 8}}, or {} for none");
+    }
+    member(job_) = read_module_rules(key_, value_, mistakes_);
+  }
+
+  /// One entry of a map of numbers; nothing is stored where it is wrong.
+  void add_entry(const RawEntry& entry, std::map<std::string, int>& numbers) {
+    std::vector<Mistake> mistakes;
+    Key number = *find_key("quantization.bits");  // for the words of messages: an integer
+    number.path = entry_key(entry.name);
+    number.limits = key_.limits;
+    std::int64_t value = 0;
+    if (entry.name.empty()) {
+      mistakes_.push_back({entry.place, key_.path, "an empty name means no module; remove it"});
+    } else if (ValueReader(number, entry.value, job_, mistakes).read_integer(value)) {
+      numbers[entry.name] = static_cast<int>(value);
+    }
+    mistakes_.insert(mistakes_.end(), mistakes.begin(), mistakes.end());
+  }
+
  private:
+  std::string entry_key(const std::string& name) const {
+    return fmt::format("{}.{}", key_.path, shortened(name));
+  }
+
+  void add_item(const RawValue& item, std::vector<std::string>& items) {
+    if (!is_scalar(item)) return;
+    if (item.text.empty()) {
+      report(item, "an empty text in a list means nothing; remove it");
+    } else if (std::optional<std::string> text = read_text(item)) {
+      items.push_back(*text);
+    }
+  }
+
   void report(const RawValue& value, std::string what) {
     mistakes_.push_back({value.place, key_.path, std::move(what)});
   }
@@ -138,15 +170,17 @@ class ValueReader {
         got = "a map";
         break;
       case RawValue::Kind::scalar:
-        got = value.quoted ? fmt::format("the text \"{}\"", shown(value.text))
-                           : fmt::format("'{}'", shown(value.text));
+        got = value.quoted ? fmt::format("the text \"{}\"", shortened(value.text))
+                           : fmt::format("'{}'", shortened(value.text));
         break;
     }
     report(value, fmt::format("expected {}, got {}{}", describe_expected(key_), got, hint));
   }
 
   void out_of_range() {
-    report(value_, fmt::format("'{}' is not allowed; valid: {}", shown(value_.text), key_.limits.describe()));
+    const std::string& reason = key_.limits.reason;
+    report(value_, fmt::format("'{}' is not allowed; valid: {}{}{}", shortened(value_.text),
+                               key_.limits.describe(), reason.empty() ? "" : ": ", reason));
   }
 
   std::string default_text() const {
@@ -192,24 +226,18 @@ class ValueReader {
       if (!path) report(value, problem);
       return path;
     }
-    if (key_.meaning == Meaning::pattern && !is_pattern(value)) return std::nullopt;
-    return value.text;
+    const std::string problem = text_problem(value.text);
+    if (problem.empty()) return value.text;
+    report(value, problem);
+    return std::nullopt;
   }
 
-  bool is_pattern(const RawValue& value) {
-    if (value.text.size() > kLongestPattern) {
-      report(value, fmt::format("is {} characters long; at most {} are allowed", value.text.size(),
-                                kLongestPattern));
-      return false;
-    }
-    try {
-      std::regex pattern(value.text, std::regex::ECMAScript);
-      return true;
-    } catch (const std::regex_error& error) {
-      report(value, fmt::format("'{}' is neither a module name nor an ECMAScript regex: {}",
-                                shown(value.text), error.what()));
-      return false;
-    }
+  std::string text_problem(const std::string& text) const {
+    if (key_.meaning == Meaning::settings) return settings_problem(text);
+    if (key_.meaning != Meaning::pattern) return "";
+    const std::string problem = regex_problem(text);
+    if (problem.empty()) return "";
+    return fmt::format("'{}' is neither a module name nor an ECMAScript regex: {}", shortened(text), problem);
   }
 
   const Key& key_;
@@ -218,82 +246,23 @@ class ValueReader {
   std::vector<Mistake>& mistakes_;
 };
 
-/// A literal "${" in a path is written "$${", or reading it back would look for a variable.
-std::string protect(const Key& key, const std::string& text) {
-  if (key.meaning != Meaning::path) return text;
-  std::string result;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    if (text.compare(i, 2, "${") == 0) result += '$';
-    result += text[i];
-  }
-  return result;
-}
-
 }  // namespace
 
 void set_value(const Key& key, const RawValue& value, JobConfig& job, std::vector<Mistake>& mistakes) {
   std::visit(ValueReader(key, value, job, mistakes), key.member);
 }
 
-std::string value_text(const Key& key, const JobConfig& job) {
-  struct Writer {
-    const Key& key;
-    JobConfig job;
-    std::string operator()(bool& (*member)(JobConfig&)) { return member(job) ? "true" : "false"; }
-    std::string operator()(int& (*member)(JobConfig&)) { return std::to_string(member(job)); }
-    std::string operator()(std::int64_t& (*member)(JobConfig&)) { return std::to_string(member(job)); }
-    std::string operator()(double& (*member)(JobConfig&)) { return fmt::format("{}", member(job)); }
-    std::string operator()(std::string& (*member)(JobConfig&)) {
-      return quote_yaml(protect(key, member(job)));
-    }
-    std::string operator()(std::vector<std::string>& (*member)(JobConfig&)) {
-      std::string text;
-      for (const std::string& item : member(job))
-        text += (text.empty() ? "" : ", ") + quote_yaml(protect(key, item));
-      return "[" + text + "]";
-    }
-  };
-  return std::visit(Writer{key, job}, key.member);
+void set_entry(const Key& key, const RawEntry& entry, JobConfig& job, std::vector<Mistake>& mistakes) {
+  const auto* member = std::get_if<std::map<std::string, int>& (*)(JobConfig&)>(&key.member);
+  if (member != nullptr) return ValueReader(key, entry.value, job, mistakes).add_entry(entry, (*member)(job));
+  mistakes.push_back(
+      {entry.place, key.path,
+       fmt::format("takes its rules together: --set '{}={{\"REGEX\": {{bits: 8}}}}'", key.path)});
 }
 
-std::string describe_expected(const Key& key) {
-  struct Namer {
-    const Key& key;
-    std::string operator()(bool& (*)(JobConfig&)) const { return "true or false"; }
-    std::string operator()(int& (*)(JobConfig&)) const { return "an integer"; }
-    std::string operator()(std::int64_t& (*)(JobConfig&)) const { return "an integer"; }
-    std::string operator()(double& (*)(JobConfig&)) const { return "a number"; }
-    std::string operator()(std::string& (*)(JobConfig&)) const {
-      return key.meaning == Meaning::path ? "a path" : "a word";
-    }
-    std::string operator()(std::vector<std::string>& (*)(JobConfig&)) const {
-      return key.meaning == Meaning::path ? "a list of paths" : "a list of module names or regexes";
-    }
-  };
-  const std::string limits = key.limits.describe();
-  return std::visit(Namer{key}, key.member) + (limits.empty() ? "" : ": " + limits);
-}
-
-std::string quote_yaml(const std::string& text) {
-  const auto is_letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; };
-  const auto starts_plain = [&](char c) { return is_letter(c) || c == '/' || c == '.'; };
-  const auto stays_plain = [&](char c) { return starts_plain(c) || is_digit(c) || c == '-'; };
-  bool plain = !text.empty() && starts_plain(text.front()) && text != "null" && text != "Null" &&
-               text != "NULL" && text != "...";
-  for (char letter : text) plain = plain && stays_plain(letter);
-  if (plain) return text;
-  std::string quoted;
-  for (char letter : text) {
-    if (letter == '"' || letter == '\\') {
-      quoted += '\\';
-      quoted += letter;
-    } else if (static_cast<unsigned char>(letter) < 0x20 || letter == 0x7f) {
-      quoted += fmt::format("\\x{:02X}", static_cast<unsigned>(letter));
-    } else {
-      quoted += letter;
-    }
-  }
-  return "\"" + quoted + "\"";
+bool has_entries(const Key& key) {
+  return std::holds_alternative<std::map<std::string, int>& (*)(JobConfig&)>(key.member) ||
+         std::holds_alternative<std::vector<ModuleRule>& (*)(JobConfig&)>(key.member);
 }
 
 }  // namespace gptq

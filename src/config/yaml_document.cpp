@@ -14,8 +14,9 @@
 namespace gptq {
 namespace {
 
-constexpr std::size_t kLargestFile = 1
-                                     << 20;  // a job has a few hundred bytes: anything larger is another file
+constexpr std::size_t kLargestFile = 1 << 20;  // a job has a few hundred bytes: more is another file
+constexpr int kMostValues = 100'000;
+constexpr int kLevels = 4;  // sections, keys, rules of dynamic, their settings
 
 /// How many bytes the UTF-8 letter at `at` has; 0 if it is none (overlong forms and surrogates included).
 std::size_t utf8_length(const std::string& text, std::size_t at) {
@@ -102,7 +103,7 @@ std::optional<YAML::Mark> start_of_second_document(const std::string& text) {
 }
 
 /// Turns yaml-cpp's nodes into RawEntry and RawValue; never deeper than a job goes, so that aliases cannot
-/// loop.
+/// loop, and never more than a job holds, so that they cannot multiply.
 class Converter {
  public:
   Converter(std::string path, std::vector<Mistake>& mistakes) : path_(std::move(path)), mistakes_(mistakes) {}
@@ -111,25 +112,11 @@ class Converter {
     return mark.is_null() ? path_ : fmt::format("{}:{}:{}", path_, mark.line + 1, mark.column + 1);
   }
 
-  std::vector<RawEntry> entries(const YAML::Node& map, int levels) {
-    std::vector<RawEntry> result;
-    for (const auto& pair : map) {
-      const YAML::Node& name = pair.first;
-      if (!name.IsScalar()) {
-        mistakes_.push_back({place(name.Mark()), "", "a key must be a word"});
-        continue;
-      }
-      RawEntry entry{name.Scalar(), place(name.Mark()), value(pair.second, true), {}};
-      if (entry.value.kind == RawValue::Kind::none) entry.value.place = entry.place;  // nothing to point at
-      if (pair.second.IsMap() && levels > 1) entry.entries = entries(pair.second, levels - 1);
-      result.push_back(std::move(entry));
-    }
-    return result;
-  }
-
-  RawValue value(const YAML::Node& node, bool with_items) {
+  /// levels: of lists and maps inside each other that are followed.
+  RawValue value(const YAML::Node& node, int levels) {
     RawValue result;
     result.place = place(node.Mark());
+    if (!count(result.place)) return result;
     const std::string& tag = node.Tag();  // "?": plain, "!": quoted
     if (!tag.empty() && tag != "?" && tag != "!") {
       mistakes_.push_back(
@@ -141,18 +128,51 @@ class Converter {
       result.quoted = tag == "!";
     } else if (node.IsSequence()) {
       result.kind = RawValue::Kind::list;
-      for (std::size_t i = 0; with_items && i < node.size(); ++i)
-        result.items.push_back(value(node[i], false));
+      for (std::size_t i = 0; levels > 0 && i < node.size(); ++i)
+        result.items.push_back(value(node[i], levels - 1));
     } else if (node.IsMap()) {
       result.kind = RawValue::Kind::map;
+      if (levels > 0) result.entries = entries(node, levels - 1);
     }
     return result;
   }
 
  private:
+  std::vector<RawEntry> entries(const YAML::Node& map, int levels) {
+    std::vector<RawEntry> result;
+    for (const auto& pair : map) {
+      const YAML::Node& name = pair.first;
+      if (!name.IsScalar()) {
+        mistakes_.push_back({place(name.Mark()), "", "a key must be a word"});
+        continue;
+      }
+      RawEntry entry{name.Scalar(), place(name.Mark()), value(pair.second, levels)};
+      if (entry.value.kind == RawValue::Kind::none) entry.value.place = entry.place;  // nothing to point at
+      result.push_back(std::move(entry));
+    }
+    return result;
+  }
+
+  bool count(const std::string& where) {
+    if (++values_ == kMostValues)
+      mistakes_.push_back({where, "", fmt::format("has more than {} values: this is no job", kMostValues)});
+    return values_ < kMostValues;
+  }
+
   std::string path_;
   std::vector<Mistake>& mistakes_;
+  int values_ = 0;
 };
+
+/// What an override says stands on no line of its own.
+void set_places(RawValue& value, const std::string& place) {
+  value.place = place;
+  for (RawValue& item : value.items) set_places(item, place);
+  for (RawEntry& entry : value.entries) {
+    entry.place = place;
+    set_places(entry.value, place);
+  }
+}
 
 }  // namespace
 
@@ -188,7 +208,7 @@ std::vector<RawEntry> read_document(const std::string& path, std::vector<Mistake
                           "configs/quickstart.yaml"});
       return {};
     }
-    return converter.entries(document, 2);
+    return converter.value(document, kLevels).entries;
   } catch (const YAML::Exception& error) {
     mistakes.push_back(
         {converter.place(error.mark), "", syntax_mistake(error) + tab_hint(*text, error.mark.line)});
@@ -200,13 +220,12 @@ RawValue parse_flow(const std::string& text, const std::string& place, std::vect
   RawValue result;
   try {
     Converter converter(place, mistakes);
-    result = converter.value(YAML::Load(text), true);
+    result = converter.value(YAML::Load(text), kLevels - 2);
     if (start_of_second_document(text)) mistakes.push_back({place, "", "holds more than one value"});
   } catch (const YAML::Exception& error) {
     mistakes.push_back({place, "", syntax_mistake(error)});
   }
-  result.place = place;
-  for (RawValue& item : result.items) item.place = place;
+  set_places(result, place);
   return result;
 }
 

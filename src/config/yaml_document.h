@@ -7,19 +7,11 @@
 
 namespace gptq {
 
-/// A map entry of the job file: a section or a key.
-struct RawEntry {
-  std::string name;
-  std::string place;              ///< of the name
-  RawValue value;                 ///< empty kind `map` for a section with entries
-  std::vector<RawEntry> entries;  ///< of a section
-};
-
-/// The job file's two levels, as written; nothing is known of keys here. What cannot be read at all (no such
+/// The job file's sections, as written; nothing is known of keys here. What cannot be read at all (no such
 /// file, no text, bad syntax) is added to `mistakes` and the rest is empty.
 std::vector<RawEntry> read_document(const std::string& path, std::vector<Mistake>& mistakes);
 
-/// The value of an override that is written as YAML: a list in flow style, a text in quotes.
+/// The value of an override that is written as YAML: a list or a map in flow style, a text in quotes.
 RawValue parse_flow(const std::string& text, const std::string& place, std::vector<Mistake>& mistakes);
 
 /// The text is UTF-8 without control characters other than tabs and line ends.

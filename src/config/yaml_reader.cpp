@@ -6,8 +6,10 @@
 #include <map>
 
 #include "base/error.h"
+#include "config/consistency.h"
 #include "config/job_schema.h"
 #include "config/key_value.h"
+#include "config/module_rules.h"
 #include "config/nearest.h"
 #include "config/yaml_document.h"
 
@@ -16,8 +18,9 @@ namespace {
 
 constexpr std::string_view kSet = "--set ";
 
-bool is_list(const Key& key) {
-  return std::holds_alternative<std::vector<std::string>& (*)(JobConfig&)>(key.member);
+/// Written as YAML even in an override.
+bool is_structured(const Key& key) {
+  return has_entries(key) || std::holds_alternative<std::vector<std::string>& (*)(JobConfig&)>(key.member);
 }
 
 bool is_quoted(const std::string& text) {
@@ -35,8 +38,8 @@ class JobReader {
     for (const RawEntry& entry : document) read_section(entry);
   }
 
-  /// "quantization.bits=3". Lists and quoted texts are YAML; the rest is taken as typed, so that paths need
-  /// no quotes.
+  /// "quantization.bits=3", or "quantization.module_bits.down_proj=8" for one entry of a map. Lists, maps and
+  /// quoted texts are YAML; the rest is taken as typed, so that paths need no quotes.
   void read_override(const std::string& text) {
     const std::string place = std::string(kSet) + text;
     const std::size_t equals = text.find('=');
@@ -47,14 +50,17 @@ class JobReader {
     }
     const std::string path = text.substr(0, equals);
     const Key* key = find_key(path);
-    if (key == nullptr) return unknown_override(place, path);
-    RawValue value{RawValue::Kind::scalar, text.substr(equals + 1), false, {}, place};
-    if (is_list(*key) || is_quoted(value.text)) {
+    const Key* whole = key == nullptr ? key_with_entry(path) : nullptr;
+    if (key == nullptr && whole == nullptr) return unknown_override(place, path);
+    RawValue value{RawValue::Kind::scalar, text.substr(equals + 1), false, {}, place, {}};
+    if ((key != nullptr && is_structured(*key)) || is_quoted(value.text)) {
       const std::size_t before = mistakes_.size();
       value = parse_flow(value.text, place, mistakes_);
       if (mistakes_.size() > before) return;
     }
-    give(*key, value, place);
+    if (key != nullptr) return give(*key, value, place);
+    set_entry(*whole, {path.substr(whole->path.size() + 1), place, value}, job_, mistakes_);
+    given_[whole->path] = place;
   }
 
   /// What no single key shows: required keys and combinations.
@@ -63,8 +69,12 @@ class JobReader {
       mistake(section_place("model"), "model.path",
               "is required: the Hugging Face directory of the source model");
     }
-    settle_column_order();
-    settle_round_to_nearest();
+    const auto is_given = [this](const std::string& name) { return given("quantization." + name); };
+    for (const Conflict& conflict : make_consistent(job_.quantization, is_given)) {
+      mistake(given_["quantization." + conflict.key], "quantization." + conflict.key,
+              conflict.message(given_["quantization." + conflict.other]));
+    }
+    check_single_layers();
   }
 
   JobConfig result() const {
@@ -84,6 +94,15 @@ class JobReader {
   bool has_mistake(const std::string& key) const {
     return std::any_of(mistakes_.begin(), mistakes_.end(),
                        [&](const Mistake& mistake) { return mistake.key == key; });
+  }
+
+  /// The key of a map that `path` names an entry of; null if there is none.
+  static const Key* key_with_entry(const std::string& path) {
+    const auto& keys = job_keys();
+    const auto found = std::find_if(keys.begin(), keys.end(), [&](const Key& key) {
+      return has_entries(key) && path.starts_with(key.path + ".");
+    });
+    return found == keys.end() ? nullptr : &*found;
   }
 
   static bool is_section(const std::string& name) {
@@ -117,7 +136,7 @@ class JobReader {
     if (entry.value.kind != RawValue::Kind::map) {
       return mistake(entry.value.place, section, "must be a map: write its keys indented below it");
     }
-    for (const RawEntry& key : entry.entries) read_key(section, key);
+    for (const RawEntry& key : entry.value.entries) read_key(section, key);
   }
 
   void read_key(const std::string& section, const RawEntry& entry) {
@@ -146,32 +165,21 @@ class JobReader {
 
   bool given(const std::string& path) const { return given_.count(path) > 0; }
 
-  /// Both orders at once contradict each other; the default order gives way to an explicit desc_act.
-  void settle_column_order() {
-    QuantizationSection& recipe = job_.quantization;
-    if (!recipe.desc_act || !recipe.act_group_aware) return;
-    if (given("quantization.act_group_aware") && given("quantization.desc_act")) {
-      mistake(given_["quantization.act_group_aware"], "quantization.act_group_aware",
-              fmt::format("cannot be true together with desc_act: true ({}); set one of them to false",
-                          given_["quantization.desc_act"]));
+  /// What holds for single layers and candidates must go together with what holds for the job.
+  void check_single_layers() {
+    const QuantizationSection& recipe = job_.quantization;
+    for (const ModuleRule& rule : recipe.dynamic) {
+      check_settings("quantization.dynamic", shortened(rule.pattern), rule.values);
     }
-    recipe.act_group_aware = false;
+    for (const std::string& text : recipe.best_of) {
+      check_settings("quantization.best_of", shortened(text), parse_settings(text));
+    }
   }
 
-  /// Round to nearest has no Hessian, so nothing that needs one can be asked for.
-  void settle_round_to_nearest() {
-    QuantizationSection& recipe = job_.quantization;
-    if (recipe.method != "rtn") return;
-    if (recipe.desc_act) {
-      mistake(given_["quantization.desc_act"], "quantization.desc_act",
-              "needs a Hessian, which method rtn does not make; set desc_act to false or method to gptq");
+  void check_settings(const std::string& key, const std::string& what, const Settings& settings) {
+    for (const Conflict& conflict : conflicts_of(job_.quantization, settings)) {
+      mistake(given_[key], key, fmt::format("'{}': {}: {}", what, conflict.key, conflict.message("")));
     }
-    if (recipe.scale_search != "weighted") return;
-    if (given("quantization.scale_search")) {
-      mistake(given_["quantization.scale_search"], "quantization.scale_search",
-              "weighted needs a Hessian, which method rtn does not make; valid with rtn: minmax or mse");
-    }
-    recipe.scale_search = "minmax";
   }
 
   std::string section_place(const std::string& section) const {

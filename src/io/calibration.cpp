@@ -1,12 +1,12 @@
 #include "io/calibration.h"
 
 #include <algorithm>
-#include <array>
-#include <filesystem>
+#include <numeric>
+#include <span>
 
 #include "base/error.h"
 #include "base/sha256.h"
-#include "io/hdf5_handle.h"
+#include "io/calibration_file.h"
 #include "io/vocabulary.h"
 
 namespace gptq {
@@ -14,115 +14,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::int64_t kVersion = 1;
+constexpr std::int64_t kFirstVersion = 1;
+constexpr std::int64_t kMaskVersion = 2;  ///< may hold an attention mask
+constexpr const char* kMask = "attention_mask";
 constexpr std::int64_t kSlabElements = 4 << 20;  // ids in memory beside the samples that are kept
-constexpr const char* kRemedy = "make one with tools/prepare_calibration.py";
-
-/// An open calibration file.
-class CalibrationFile {
- public:
-  explicit CalibrationFile(const std::string& path) : path_(path) {
-    std::error_code ignored;
-    if (!fs::exists(path, ignored)) throw InputError("calibration file {} does not exist; {}", path, kRemedy);
-    if (fs::is_directory(path, ignored)) {
-      throw InputError("{} is a directory, not a calibration file; {}", path, kRemedy);
-    }
-    if (H5Fis_hdf5(path.c_str()) <= 0) {
-      H5Eclear2(H5E_DEFAULT);
-      throw InputError("{} is no HDF5 file (or cannot be read, or is damaged); {}", path, kRemedy);
-    }
-    // Such files never change once they have their name; locks only fail on some cluster file systems.
-    const Hdf5Handle access(check(H5Pcreate(H5P_FILE_ACCESS), "prepare to open"));
-    check(H5Pset_file_locking(access.get(), false, true), "prepare to open");
-    file_ = Hdf5Handle(check(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get()), "open"));
-  }
-
-  std::string text(const char* name) const {
-    const Hdf5Handle attribute = open_attribute(name);
-    const Hdf5Handle type(check(H5Aget_type(attribute.get()), "read the attributes of"));
-    if (H5Tget_class(type.get()) != H5T_STRING) throw wrong_type(name, "a string");
-    if (H5Tis_variable_str(type.get()) > 0) return variable_text(attribute, type);
-    std::string value(H5Tget_size(type.get()), '\0');
-    check(H5Aread(attribute.get(), type.get(), value.data()), "read the attributes of");
-    return value.substr(0, value.find('\0'));
-  }
-
-  std::int64_t integer(const char* name) const {
-    const Hdf5Handle attribute = open_attribute(name);
-    const Hdf5Handle type(check(H5Aget_type(attribute.get()), "read the attributes of"));
-    if (H5Tget_class(type.get()) != H5T_INTEGER) throw wrong_type(name, "an integer");
-    long long value = 0;
-    check(H5Aread(attribute.get(), H5T_NATIVE_LLONG, &value), "read the attributes of");
-    return value;
-  }
-
-  Hdf5Handle dataset(const char* name, const std::vector<hsize_t>& shape) const {
-    if (H5Lexists(file_.get(), name, H5P_DEFAULT) <= 0) {
-      throw InputError("{} has no dataset /{}; it is no complete calibration file, {}", path_, name, kRemedy);
-    }
-    Hdf5Handle data(check(H5Dopen2(file_.get(), name, H5P_DEFAULT), "open a dataset of"));
-    const Hdf5Handle type(check(H5Dget_type(data.get()), "read a dataset of"));
-    const Hdf5Handle space(check(H5Dget_space(data.get()), "read a dataset of"));
-    std::array<hsize_t, H5S_MAX_RANK> extents{};
-    const int rank =
-        check(H5Sget_simple_extent_dims(space.get(), extents.data(), nullptr), "read a dataset of");
-    const bool same = static_cast<std::size_t>(rank) == shape.size() &&
-                      std::equal(shape.begin(), shape.end(), extents.begin());
-    if (H5Tget_class(type.get()) != H5T_INTEGER || !same) {
-      throw InputError("{}: dataset /{} is not int32 with the shape that nsamples and seqlen tell; {}", path_,
-                       name, kRemedy);
-    }
-    return data;
-  }
-
-  /// Rows [first, first + count) of a dataset of one or two dimensions.
-  void read_rows(const Hdf5Handle& data, hsize_t first, hsize_t count, std::int32_t* out) const {
-    const Hdf5Handle space(check(H5Dget_space(data.get()), "read a dataset of"));
-    std::array<hsize_t, 2> start{first, 0};
-    std::array<hsize_t, 2> extent{};
-    const int rank =
-        check(H5Sget_simple_extent_dims(space.get(), extent.data(), nullptr), "read a dataset of");
-    extent[0] = count;
-    check(H5Sselect_hyperslab(space.get(), H5S_SELECT_SET, start.data(), nullptr, extent.data(), nullptr),
-          "read a dataset of");
-    const Hdf5Handle memory(check(H5Screate_simple(rank, extent.data(), nullptr), "read a dataset of"));
-    check(H5Dread(data.get(), H5T_NATIVE_INT32, memory.get(), space.get(), H5P_DEFAULT, out),
-          "read a dataset of");
-  }
-
- private:
-  template <typename T>
-  T check(T result, const char* what) const {
-    return hdf5_check(result, what, "calibration file " + path_);
-  }
-
-  Hdf5Handle open_attribute(const char* name) const {
-    if (check(H5Aexists(file_.get(), name), "read the attributes of") == 0) {
-      throw InputError("{} has no attribute '{}'; it is no calibration file, {}", path_, name, kRemedy);
-    }
-    Hdf5Handle attribute(check(H5Aopen(file_.get(), name, H5P_DEFAULT), "read the attributes of"));
-    const Hdf5Handle space(check(H5Aget_space(attribute.get()), "read the attributes of"));
-    if (H5Sget_simple_extent_npoints(space.get()) != 1) throw wrong_type(name, "a single value");
-    return attribute;
-  }
-
-  InputError wrong_type(const char* name, const char* expected) const {
-    return InputError("{}: attribute '{}' is not {}; {}", path_, name, expected, kRemedy);
-  }
-
-  std::string variable_text(const Hdf5Handle& attribute, const Hdf5Handle& type) const {
-    const Hdf5Handle space(check(H5Aget_space(attribute.get()), "read the attributes of"));
-    char* pointer = nullptr;
-    check(H5Aread(attribute.get(), type.get(), static_cast<void*>(&pointer)), "read the attributes of");
-    const std::string value = pointer == nullptr ? "" : pointer;
-    check(H5Dvlen_reclaim(type.get(), space.get(), H5P_DEFAULT, static_cast<void*>(&pointer)),
-          "read the attributes of");
-    return value;
-  }
-
-  std::string path_;
-  Hdf5Handle file_;
-};
+constexpr const char* kRemedy = kCalibrationRemedy;
 
 void check_format(const CalibrationFile& file, const std::string& path) {
   const std::string format = file.text("format");
@@ -131,11 +27,17 @@ void check_format(const CalibrationFile& file, const std::string& path) {
                      kRemedy);
   }
   const std::int64_t version = file.integer("version");
-  if (version != kVersion) {
+  if (version != kFirstVersion && version != kMaskVersion) {
     throw InputError(
-        "{} has format version {}; this program reads version {}: use a matching gptq-hpc or make the "
-        "file again",
-        path, version, kVersion);
+        "{} has format version {}; this program reads versions {} and {}: use a matching gptq-hpc or make "
+        "the file again",
+        path, version, kFirstVersion, kMaskVersion);
+  }
+  if (version == kFirstVersion && file.has(kMask)) {
+    throw InputError(
+        "{} has a dataset /{}, which version 1 of the format does not know: its padding would be taken for "
+        "text. Make the file with --pad-to, or as docs/calibration-format.md describes version 2",
+        path, kMask);
   }
 }
 
@@ -165,27 +67,146 @@ void check_ids(const std::vector<std::int32_t>& ids, std::int64_t sample, const 
   }
 }
 
-/// Reads all ids in slabs: all are hashed, the first `wanted` samples are kept, without padding.
-Sha256 read_samples(const CalibrationFile& file, std::int64_t samples, std::int64_t wanted,
-                    const std::vector<std::int32_t>& lengths, CalibrationData& data) {
-  const Hdf5Handle ids =
-      file.dataset("input_ids", {static_cast<hsize_t>(samples), static_cast<hsize_t>(data.seqlen)});
-  const std::int64_t slab = std::clamp<std::int64_t>(kSlabElements / data.seqlen, 1, samples);
-  std::vector<std::int32_t> buffer(static_cast<std::size_t>(slab * data.seqlen));
-  Sha256 hash;
-  for (std::int64_t first = 0; first < samples; first += slab) {
-    const std::int64_t count = std::min(slab, samples - first);
-    file.read_rows(ids, static_cast<hsize_t>(first), static_cast<hsize_t>(count), buffer.data());
-    hash.update(buffer.data(), static_cast<std::size_t>(count * data.seqlen) * sizeof(std::int32_t));
-    for (std::int64_t s = first; s < std::min(first + count, wanted); ++s) {
-      const auto row = buffer.begin() + (s - first) * data.seqlen;
-      data.samples.emplace_back(row, row + lengths[static_cast<std::size_t>(s)]);
+/// Which of a row's entries are tokens: [first, end).
+struct Extent {
+  std::int32_t first = 0;
+  std::int32_t end = 0;
+};
+
+/// The run of ones in a row of the mask. Tokens on both sides of padding would get wrong positions.
+Extent extent_of(std::span<const std::int32_t> mask, std::int32_t length, std::int64_t sample,
+                 const std::string& path) {
+  const auto refuse = [&](std::size_t position, const char* what, const char* remedy) {
+    return InputError("{}: sample {}: attention_mask {} at position {}; {}", path, sample, what, position,
+                      remedy);
+  };
+  Extent extent;
+  for (std::size_t i = 0; i < mask.size(); ++i) {
+    const auto place = static_cast<std::int32_t>(i);
+    if (mask[i] != 0 && mask[i] != 1) throw refuse(i, "holds neither 0 nor 1", kRemedy);
+    if (mask[i] == 0) continue;
+    if (place >= length) throw refuse(i, "says that there is a token beyond the sample's length", kRemedy);
+    if (extent.end > extent.first && extent.end != place) {
+      throw refuse(i, "goes on after padding inside the sample",
+                   "padding may stand at a sample's ends only: write the parts as samples of their own");
+    }
+    if (extent.end == extent.first) extent.first = place;
+    extent.end = place + 1;
+  }
+  return extent;
+}
+
+/// Goes through a file's rows, all of which are hashed, and keeps those that the choice takes.
+class SampleReader {
+ public:
+  SampleReader(const CalibrationFile& file, std::int64_t rows, const SampleChoice& choice,
+               CalibrationData& data)
+      : file_(file), rows_(rows), choice_(choice), data_(data) {
+    lengths_ = read_lengths(file, data.path, rows, data.seqlen);
+    for (const std::int32_t length : lengths_) extents_.push_back({0, length});
+  }
+
+  /// Returns the hash of what was read.
+  std::string read() {
+    if (file_.has(kMask)) {
+      for_rows(kMask, [&](std::int64_t sample, std::span<const std::int32_t> mask) {
+        const auto s = static_cast<std::size_t>(sample);
+        extents_[s] = extent_of(mask, lengths_[s], sample, data_.path);
+      });
+    }
+    for_rows("input_ids", [&](std::int64_t sample, std::span<const std::int32_t> ids) {
+      keep(sample, trimmed(sample, ids));
+    });
+    hash_.update(lengths_.data(), lengths_.size() * sizeof(std::int32_t));
+    return hash_.hex();
+  }
+
+ private:
+  template <typename Visit>
+  void for_rows(const char* name, Visit visit) {
+    const Hdf5Handle data =
+        file_.dataset(name, {static_cast<hsize_t>(rows_), static_cast<hsize_t>(data_.seqlen)});
+    const auto width = static_cast<std::size_t>(data_.seqlen);
+    const std::int64_t slab = std::clamp<std::int64_t>(kSlabElements / data_.seqlen, 1, rows_);
+    std::vector<std::int32_t> buffer(static_cast<std::size_t>(slab) * width);
+    for (std::int64_t first = 0; first < rows_; first += slab) {
+      const std::int64_t count = std::min(slab, rows_ - first);
+      file_.read_rows(data, static_cast<hsize_t>(first), static_cast<hsize_t>(count), buffer.data());
+      hash_.update(buffer.data(), static_cast<std::size_t>(count) * width * sizeof(std::int32_t));
+      for (std::int64_t s = 0; s < count; ++s)
+        visit(first + s,
+              std::span<const std::int32_t>(buffer).subspan(static_cast<std::size_t>(s) * width, width));
     }
   }
-  return hash;
+
+  std::span<const std::int32_t> trimmed(std::int64_t sample, std::span<const std::int32_t> ids) const {
+    const Extent extent = extents_[static_cast<std::size_t>(sample)];
+    auto first = static_cast<std::size_t>(extent.first);
+    auto end = static_cast<std::size_t>(extent.end);
+    while (choice_.pad_token >= 0 && first < end && ids[first] == choice_.pad_token) ++first;
+    while (choice_.pad_token >= 0 && first < end && ids[end - 1] == choice_.pad_token) --end;
+    return ids.subspan(first, end - first);
+  }
+
+  void keep(std::int64_t sample, std::span<const std::int32_t> ids) {
+    const auto tokens = static_cast<std::int64_t>(ids.size());
+    if (choice_.limit > 0 && static_cast<std::int64_t>(data_.samples.size()) == choice_.limit) return;
+    if (tokens < choice_.min_length) {
+      data_.left_out += 1;
+      return;
+    }
+    if (tokens == 0) {
+      throw InputError(
+          "{}: sample {} is nothing but padding; set calibration.min_length to leave it out, or {}",
+          data_.path, sample, kRemedy);
+    }
+    data_.padding += lengths_[static_cast<std::size_t>(sample)] - tokens;
+    data_.samples.emplace_back(ids.begin(), ids.end());
+    data_.rows.push_back(sample);
+  }
+
+  const CalibrationFile& file_;
+  std::int64_t rows_;
+  const SampleChoice& choice_;
+  CalibrationData& data_;
+  std::vector<std::int32_t> lengths_;
+  std::vector<Extent> extents_;
+  Sha256 hash_;
+};
+
+void require_enough(const CalibrationData& data, std::int64_t rows, const SampleChoice& choice) {
+  const auto found = static_cast<std::int64_t>(data.samples.size());
+  if (found > 0 && found >= choice.limit) return;
+  const std::string of_length =
+      choice.min_length > 0 ? fmt::format(", {} of them of at least {} tokens", found, choice.min_length)
+                            : "";
+  throw InputError("{} holds {} samples{}, but {} are asked for: lower num_samples{} or make a larger file",
+                   data.path, rows, of_length, std::max<std::int64_t>(choice.limit, 1),
+                   choice.min_length > 0 ? " or min_length" : "");
+}
+
+/// Longest first; of equally long ones the file's order.
+void sort_by_length(CalibrationData& data) {
+  std::vector<std::size_t> order(data.samples.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return data.samples[a].size() > data.samples[b].size();
+  });
+  std::vector<std::vector<std::int32_t>> samples;
+  std::vector<std::int64_t> rows;
+  for (const std::size_t place : order) {
+    samples.push_back(std::move(data.samples[place]));
+    rows.push_back(data.rows[place]);
+  }
+  data.samples = std::move(samples);
+  data.rows = std::move(rows);
 }
 
 }  // namespace
+
+SampleChoice choice_of(const CalibrationSection& section) {
+  return {section.num_samples, section.min_length, section.pad_token, section.order == "longest_first"};
+}
 
 std::int64_t CalibrationData::tokens() const {
   std::int64_t sum = 0;
@@ -199,7 +220,8 @@ std::int64_t CalibrationData::longest() const {
   return static_cast<std::int64_t>(most);
 }
 
-CalibrationData read_calibration(const std::string& path, std::int64_t limit, std::int64_t model_vocab_size) {
+CalibrationData read_calibration(const std::string& path, const SampleChoice& choice,
+                                 std::int64_t model_vocab_size) {
   const Hdf5Quiet quiet;
   const CalibrationFile file(path);
   check_format(file, path);
@@ -213,25 +235,19 @@ CalibrationData read_calibration(const std::string& path, std::int64_t limit, st
   data.seed = file.integer("seed");
   data.seqlen = file.integer("seqlen");
   data.vocab_size = file.integer("vocab_size");
-  const std::int64_t samples = file.integer("nsamples");
-  if (samples < 1 || data.seqlen < 1) {
-    throw InputError("{} holds no samples (nsamples {}, seqlen {}); {}", path, samples, data.seqlen, kRemedy);
+  const std::int64_t rows = file.integer("nsamples");
+  if (rows < 1 || data.seqlen < 1) {
+    throw InputError("{} holds no samples (nsamples {}, seqlen {}); {}", path, rows, data.seqlen, kRemedy);
   }
-  if (limit > samples) {
-    throw InputError("{} holds {} samples, but {} are asked for: lower num_samples or make a larger file",
-                     path, samples, limit);
-  }
-  const std::vector<std::int32_t> lengths = read_lengths(file, path, samples, data.seqlen);
-  Sha256 hash = read_samples(file, samples, limit > 0 ? limit : samples, lengths, data);
-  hash.update(lengths.data(), lengths.size() * sizeof(std::int32_t));
-  const std::string found = hash.hex();
+  const std::string found = SampleReader(file, rows, choice, data).read();
   if (found != data.sha256) {
     throw InputError("{} is damaged: the SHA-256 of its tokens is {}, but it says {}; copy or make it again",
                      path, found, data.sha256);
   }
-  for (std::size_t s = 0; s < data.samples.size(); ++s) {
-    check_ids(data.samples[s], static_cast<std::int64_t>(s), data, model_vocab_size);
-  }
+  require_enough(data, rows, choice);
+  for (std::size_t s = 0; s < data.samples.size(); ++s)
+    check_ids(data.samples[s], data.rows[s], data, model_vocab_size);
+  if (choice.longest_first) sort_by_length(data);
   return data;
 }
 
@@ -239,7 +255,8 @@ void check_tokenizer(const CalibrationData& data, const fs::path& model_director
   const std::string found = vocabulary_sha256(model_directory);
   if (data.vocabulary_sha256.empty() || found.empty() || found == data.vocabulary_sha256) return;
   throw InputError(
-      "{} was made with another tokenizer (vocabulary {}) than the one in {} ({}): its token ids mean other words to "
+      "{} was made with another tokenizer (vocabulary {}) than the one in {} ({}): its token ids mean other "
+      "words to "
       "this model; make it again with this model's tokenizer",
       data.path, data.vocabulary_sha256, model_directory.string(), found);
 }

@@ -196,6 +196,19 @@ std::string Exporter::write_block(std::int64_t block, const BlockWeights& weight
   return s.block_sha256[index];
 }
 
+void Exporter::write_head(const QuantizedLayer& head) {
+  State& s = *state_;
+  const BlockWeights no_biases;
+  const std::vector<QuantizedLayer> layers{head};
+  const std::string prefix;
+  LayerTensors made(s.job.output, no_biases, layers, prefix);
+  for (const std::string& name : s.layout.head) {
+    const auto& file = s.layout.files[s.layout.file_of.at(name)].tensors;
+    const auto place = std::find_if(file.begin(), file.end(), [&](const auto& t) { return t.first == name; });
+    s.writer_of(name).write(name, made.take(name, place->second.dtype).value());
+  }
+}
+
 std::vector<std::string> Exporter::block_sha256() const {
   const auto& all = state_->block_sha256;
   return {all.begin(), std::find(all.begin(), all.end(), std::string())};

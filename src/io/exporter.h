@@ -33,6 +33,8 @@ class Exporter {
   /// Returns the SHA-256 over the bytes of its tensors in the file's order, taken from memory.
   std::string write_block(std::int64_t block, const BlockWeights& weights,
                           const std::vector<QuantizedLayer>& layers);
+  /// The quantized head, where the recipe asks for one; once, before finish(), which misses it otherwise.
+  void write_head(const QuantizedLayer& head);
   /// Of blocks 0, 1, … up to the first that is not written.
   std::vector<std::string> block_sha256() const;
   /// What was written until now is on disk, names included.

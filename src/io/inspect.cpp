@@ -62,16 +62,26 @@ std::uint64_t parameters(const Tensors& tensors) {
   return count;
 }
 
+std::string form_text(const QuantizedForm& form) {
+  return fmt::format("{} bit, {}, {}{}", form.bits,
+                     form.group_size < 0 ? "one group a row" : fmt::format("group {}", form.group_size),
+                     form.sym ? "symmetric" : "asymmetric", form.desc_act ? ", activation order" : "");
+}
+
 void describe_quantization(const ModelConfig& config, const Tensors& tensors, Description& out) {
   const auto& q = config.quantized;
   if (!q.present) return out.line("quantization", "none");
-  const auto modules = std::count_if(tensors.begin(), tensors.end(),
-                                     [](const auto& t) { return t.first.ends_with(".qweight"); });
-  out.line("quantization",
-           fmt::format("GPTQ {} bit, {}, {}{}, format {}; {} modules", q.bits,
-                       q.group_size < 0 ? "one group a row" : fmt::format("group {}", q.group_size),
-                       q.sym ? "symmetric" : "asymmetric", q.desc_act ? ", activation order" : "",
-                       q.v2 ? "gptq_v2" : "gptq", modules));
+  std::map<std::string, int> modules;  // how each is stored → how many
+  for (const auto& [name, info] : tensors) {
+    if (name.ends_with(".qweight")) modules[form_text(q.form_of(name.substr(0, name.size() - 8)))] += 1;
+  }
+  if (modules.size() == 1) {
+    return out.line("quantization", fmt::format("GPTQ {}, format {}; {} modules", modules.begin()->first,
+                                                q.v2 ? "gptq_v2" : "gptq", modules.begin()->second));
+  }
+  out.line("quantization", fmt::format("GPTQ, format {}, {}", q.v2 ? "gptq_v2" : "gptq",
+                                       q.mixed ? "mixed_gptq" : "rules for single modules"));
+  for (const auto& [form, count] : modules) out.line("", fmt::format("{}: {} modules", form, count));
 }
 
 std::string describe_model(const fs::path& directory) {
@@ -97,7 +107,7 @@ std::string describe_model(const fs::path& directory) {
 }
 
 std::string describe_calibration(const fs::path& path) {
-  const CalibrationData data = read_calibration(path.string(), 0, std::numeric_limits<std::int64_t>::max());
+  const CalibrationData data = read_calibration(path.string(), {}, std::numeric_limits<std::int64_t>::max());
   const auto shortest = std::min_element(data.samples.begin(), data.samples.end(),
                                          [](const auto& a, const auto& b) { return a.size() < b.size(); });
   std::int32_t highest = 0;
@@ -107,6 +117,10 @@ std::string describe_calibration(const fs::path& path) {
   out.line("samples", fmt::format("{} of {} to {} tokens (rows of {}), {} tokens in all", data.samples.size(),
                                   shortest->size(), data.longest(), data.seqlen,
                                   grouped(static_cast<std::uint64_t>(data.tokens()))));
+  if (data.padding > 0) {
+    out.line("padding",
+             fmt::format("{} positions (attention_mask)", grouped(static_cast<std::uint64_t>(data.padding))));
+  }
   out.line("vocabulary", fmt::format("{}, highest id used {}", data.vocab_size, highest));
   out.line("source", data.source);
   out.line("mode", fmt::format("{}, seed {}", data.mode, data.seed));

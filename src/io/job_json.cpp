@@ -1,56 +1,55 @@
 #include "io/job_json.h"
 
+#include "config/job_schema.h"
+
 namespace gptq {
 namespace {
 
 using nlohmann::ordered_json;
 
-ordered_json to_json(const QuantizationSection& q) {
-  ordered_json json;
-  json["method"] = q.method;
-  json["bits"] = q.bits;
-  json["group_size"] = q.group_size;
-  json["sym"] = q.sym;
-  json["damp_percent"] = q.damp_percent;
-  json["damp_auto_increment"] = q.damp_auto_increment;
-  json["desc_act"] = q.desc_act;
-  json["act_group_aware"] = q.act_group_aware;
-  json["static_groups"] = q.static_groups;
-  json["scale_search"] = q.scale_search;
-  json["mse_norm"] = q.mse_norm;
-  json["mse_grid"] = q.mse_grid;
-  json["max_shrink"] = q.max_shrink;
-  json["true_sequential"] = q.true_sequential;
-  json["include"] = q.include;
-  json["exclude"] = q.exclude;
-  json["max_fallbacks"] = q.max_fallbacks;
-  return json;
-}
+/// A member's value. Rules keep their order.
+struct ValueOf {
+  JobConfig& job;
+
+  template <typename T>
+  ordered_json operator()(T& (*member)(JobConfig&)) const {
+    return to_json(member(job));
+  }
+
+ private:
+  template <typename T>
+  static ordered_json to_json(const T& value) {
+    return value;
+  }
+  static ordered_json to_json(const std::map<std::string, int>& numbers) {
+    ordered_json json = ordered_json::object();
+    for (const auto& [name, number] : numbers) json[name] = number;
+    return json;
+  }
+  static ordered_json to_json(const std::vector<ModuleRule>& rules) {
+    ordered_json json = ordered_json::object();
+    for (const ModuleRule& rule : rules) {
+      ordered_json& settings = json[rule.pattern] = ordered_json::object();
+      for (const auto& [name, text] : rule.values) {
+        const ordered_json value = ordered_json::parse(text, nullptr, false);
+        settings[name] = value.is_discarded() ? ordered_json(text) : value;  // words are no JSON
+      }
+    }
+    return json;
+  }
+};
 
 }  // namespace
 
 ordered_json to_json(const JobConfig& job) {
+  JobConfig copy = job;  // members are reached through a job that could be changed
   ordered_json json;
-  json["model"]["path"] = job.model.path;
-  json["calibration"]["path"] = job.calibration.path;
-  json["calibration"]["num_samples"] = job.calibration.num_samples;
-  json["calibration"]["chunk_tokens"] = job.calibration.chunk_tokens;
-  json["quantization"] = to_json(job.quantization);
-  json["compute"]["backend"] = job.compute.backend;
-  json["compute"]["dtype"] = job.compute.dtype;
-  json["compute"]["threads"] = job.compute.threads;
-  json["compute"]["activations"] = job.compute.activations;
-  json["compute"]["micro_batch"] = job.compute.micro_batch;
-  json["output"]["path"] = job.output.path;
-  json["output"]["overwrite"] = job.output.overwrite;
-  json["output"]["format"] = job.output.format;
-  json["output"]["checkpoint_format"] = job.output.checkpoint_format;
-  json["output"]["max_shard_bytes"] = job.output.max_shard_bytes;
-  json["eval"]["model"] = job.eval.model;
-  json["eval"]["data"] = job.eval.data;
-  json["eval"]["num_samples"] = job.eval.num_samples;
-  json["log"]["level"] = job.log.level;
-  json["log"]["progress"] = job.log.progress;
+  for (const Section& section : job_sections()) {
+    for (const Key& key : job_keys()) {
+      if (key.section() == section.name)
+        json[section.name][key.name()] = std::visit(ValueOf{copy}, key.member);
+    }
+  }
   return json;
 }
 

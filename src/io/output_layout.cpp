@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "io/safetensors_writer.h"
+#include "model/recipe_check.h"
 #include "quant/packing.h"
 
 namespace gptq {
@@ -56,7 +57,7 @@ class LayoutMaker {
     add({kept(embedding, model_.files().info(embedding))});
     layout_.outside_blocks.push_back(embedding);
     for (std::int64_t block = 0; block < model_.config().num_hidden_layers; ++block) add_block(block);
-    NamedTensors rest;
+    NamedTensors rest = quantized_head();
     for (const std::string& name : outside_) {
       if (name == embedding || is_left_out(name)) continue;
       rest.push_back(kept(name, model_.files().info(name == head_ ? model_.head_source() : name)));
@@ -95,7 +96,21 @@ class LayoutMaker {
   }
 
   bool is_left_out(const std::string& name) const {
-    return (model_.config().tie_word_embeddings && name == head_) || name.ends_with("rotary_emb.inv_freq");
+    const bool replaced = model_.config().tie_word_embeddings || !layout_.head.empty();
+    return (replaced && name == head_) || name.ends_with("rotary_emb.inv_freq");
+  }
+
+  /// What stands for the head's weight where it is quantized.
+  NamedTensors quantized_head() {
+    const LinearShape head = head_shape(model_.architecture(), model_.config());
+    if (!recipe_.quantizes_head(head.name)) return {};
+    if (const std::string problem = head_problem(model_, recipe_); !problem.empty())
+      throw UsageError("{}", problem);
+    const NamedTensors tensors = dequantized_
+                                     ? NamedTensors{kept(head_, model_.files().info(model_.head_source()))}
+                                     : packed_tensors(head.name, head, recipe_.section_of(head.name));
+    for (const auto& [name, info] : tensors) layout_.head.push_back(name);
+    return tensors;
   }
 
   void add_block(std::int64_t block) {
@@ -111,7 +126,7 @@ class LayoutMaker {
           tensors.push_back(kept(module + ".weight", model_.files().info(module + ".weight")));
           continue;
         }
-        for (auto& tensor : packed_tensors(module, layer, recipe_.section()))
+        for (auto& tensor : packed_tensors(module, layer, recipe_.section_of(module)))
           tensors.push_back(std::move(tensor));
         if (model_.files().contains(module + ".bias")) {
           tensors.emplace_back(module + ".bias", described(DType::f16, {layer.out_features}));

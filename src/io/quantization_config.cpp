@@ -6,6 +6,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <tuple>
 
 #include "base/error.h"
 #include "config/version.h"
@@ -24,98 +25,169 @@ std::string escaped(const std::string& text) {
   return result;
 }
 
-/// Blocks where a module stays unquantized, by the module's name inside the block.
-using SkippedBlocks = std::map<std::string, std::set<std::int64_t>>;
+/// What the output says of a module: how it is stored, or that it stays as it is.
+struct Statement {
+  bool kept = false;
+  QuantizedForm form;
 
-SkippedBlocks skipped_blocks(const ModelWeights& model, const Recipe& recipe) {
-  SkippedBlocks skipped;
-  for (std::int64_t block = 0; block < model.config().num_hidden_layers; ++block) {
-    for (const StageGroup& group : model.groups()) {
-      for (const LinearShape& layer : group.layers) {
-        if (!recipe.selects(block_prefix(model.architecture(), block) + layer.name))
-          skipped[layer.name].insert(block);
-      }
-    }
-  }
-  return skipped;
+  bool operator==(const Statement&) const = default;
+  auto key() const { return std::tuple(!kept, form.bits, form.group_size, form.sym, form.desc_act); }
+  bool operator<(const Statement& other) const { return key() < other.key(); }
+};
+
+/// Of every block by the names inside it.
+using Statements = std::vector<std::map<std::string, Statement>>;
+
+Statement statement_of(const Recipe& recipe, const std::string& module) {
+  if (!recipe.selects(module)) return {true, {}};
+  return {false, stored_form(recipe.section_of(module))};
 }
 
-/// Adds the name under which vLLM knows several modules as one, for the blocks where none of them is
-/// quantized.
-void add_fused(SkippedBlocks& skipped, const std::vector<std::string>& parts, const std::string& fused) {
-  std::set<std::int64_t> common = skipped.contains(parts[0]) ? skipped[parts[0]] : std::set<std::int64_t>{};
-  for (const std::string& part : parts) {
-    const auto found = skipped.find(part);
-    std::erase_if(common,
-                  [&](std::int64_t b) { return found == skipped.end() || !found->second.contains(b); });
+Statements statements_of(const ModelWeights& model, const Recipe& recipe) {
+  Statements statements;
+  for (std::int64_t block = 0; block < model.config().num_hidden_layers; ++block) {
+    auto& of_block = statements.emplace_back();
+    for (const StageGroup& group : model.groups()) {
+      for (const LinearShape& layer : group.layers)
+        of_block[layer.name] = statement_of(recipe, block_prefix(model.architecture(), block) + layer.name);
+    }
   }
-  if (common.empty()) return;
-  const std::size_t dot = parts[0].rfind('.');
-  skipped[(dot == std::string::npos ? "" : parts[0].substr(0, dot + 1)) + fused] = common;
+  return statements;
+}
+
+/// Adds the name under which vLLM knows several modules as one, where it can: all are stored alike.
+void add_joined(const JoinedModules& joined, Statements& statements) {
+  for (auto& of_block : statements) {
+    const Statement& first = of_block.at(joined.parts.front());
+    const bool alike = std::all_of(joined.parts.begin(), joined.parts.end(),
+                                   [&](const std::string& part) { return of_block.at(part) == first; });
+    if (alike) of_block[joined.name] = first;
+  }
+}
+
+/// The regex of a name in these blocks.
+std::string name_in_blocks(const ModelWeights& model, const std::string& name,
+                           const std::set<std::int64_t>& blocks) {
+  const std::string prefix(model.architecture().block_prefix);
+  const std::size_t number = prefix.find("{}");
+  const bool everywhere = blocks.size() == static_cast<std::size_t>(model.config().num_hidden_layers);
+  const std::string which = everywhere ? "\\d+" : fmt::format("(?:{})", fmt::join(blocks, "|"));
+  return "^" + escaped(prefix.substr(0, number)) + which + escaped(prefix.substr(number + 2)) +
+         escaped(name) + "$";
+}
+
+/// What of a form is not what holds for all.
+ordered_json exceptions(const QuantizedForm& form, const QuantizedForm& base) {
+  ordered_json json = ordered_json::object();
+  if (form.bits != base.bits) json["bits"] = form.bits;
+  if (form.group_size != base.group_size) json["group_size"] = form.group_size;
+  if (form.sym != base.sym) json["sym"] = form.sym;
+  if (form.desc_act != base.desc_act) json["desc_act"] = form.desc_act;
+  return json;
 }
 
 /// [["self_attn.q_proj", …], ["self_attn.o_proj"], …]: names that are quantized in at least one block.
-ordered_json quantized_names(const ModelWeights& model, const SkippedBlocks& skipped) {
+ordered_json quantized_names(const ModelWeights& model, const Statements& statements) {
   ordered_json names = ordered_json::array();
-  const auto blocks = static_cast<std::size_t>(model.config().num_hidden_layers);
   for (const StageGroup& group : model.groups()) {
     ordered_json of_group = ordered_json::array();
     for (const LinearShape& layer : group.layers) {
-      const auto found = skipped.find(layer.name);
-      if (found == skipped.end() || found->second.size() < blocks) of_group.push_back(layer.name);
+      const bool somewhere = std::any_of(statements.begin(), statements.end(),
+                                         [&](const auto& of_block) { return !of_block.at(layer.name).kept; });
+      if (somewhere) of_group.push_back(layer.name);
     }
     if (!of_group.empty()) names.push_back(of_group);
   }
   return names;
 }
 
+/// OneComp's list: of every block the modules that are quantized.
+ordered_json quantization_bits(const Statements& statements) {
+  ordered_json blocks = ordered_json::array();
+  for (const auto& of_block : statements) {
+    ordered_json& block = blocks.emplace_back(ordered_json::object());
+    for (const auto& [name, statement] : of_block) {
+      if (statement.kept) continue;
+      block[name] = {{"bits", statement.form.bits},
+                     {"method", "gptq"},
+                     {"params", {{"group_size", statement.form.group_size}}}};
+    }
+  }
+  return blocks;
+}
+
+ordered_json meta(const QuantizationSection& q) {
+  const bool gptq = q.method == "gptq";
+  ordered_json json = {{"quantizer", ordered_json::array({"gptq-hpc:" + version()})},
+                       {"method", q.method},
+                       {"damp_percent", q.damp_percent},
+                       {"damp_auto_increment", q.damp_auto_increment},
+                       {"true_sequential", q.true_sequential},
+                       {"static_groups", q.static_groups},
+                       {"act_group_aware", gptq && q.act_group_aware && !q.desc_act},
+                       {"scale_search", q.scale_search},
+                       {"rotation", q.rotation},
+                       {"mse", q.scale_search == "minmax" ? 0.0 : q.mse_norm}};
+  if (q.trits) json["trits"] = true;
+  if (!q.per_channel) json["per_channel"] = false;
+  return json;
+}
+
 }  // namespace
 
-std::vector<std::string> skip_rules(const ModelWeights& model, const Recipe& recipe) {
-  const Architecture& names = model.architecture();
-  SkippedBlocks skipped = skipped_blocks(model, recipe);
-  add_fused(skipped, {std::string(names.q), std::string(names.k), std::string(names.v)}, "qkv_proj");
-  add_fused(skipped, {std::string(names.gate), std::string(names.up)}, "gate_up_proj");
-
-  const std::string prefix(names.block_prefix);
-  const std::size_t number = prefix.find("{}");
-  std::vector<std::string> rules;
-  for (const auto& [name, blocks] : skipped) {
-    const bool everywhere = blocks.size() == static_cast<std::size_t>(model.config().num_hidden_layers);
-    const std::string which = everywhere ? "\\d+" : fmt::format("(?:{})", fmt::join(blocks, "|"));
-    rules.push_back("-:^" + escaped(prefix.substr(0, number)) + which + escaped(prefix.substr(number + 2)) +
-                    escaped(name) + "$");
+std::vector<std::pair<std::string, std::string>> dynamic_rules(const ModelWeights& model,
+                                                               const Recipe& recipe) {
+  const QuantizedForm base = stored_form(recipe.section());
+  Statements statements = statements_of(model, recipe);
+  for (const JoinedModules& joined : joined_modules(model.architecture())) add_joined(joined, statements);
+  std::map<std::pair<Statement, std::string>, std::set<std::int64_t>> blocks_of;
+  for (std::size_t block = 0; block < statements.size(); ++block) {
+    for (const auto& [name, statement] : statements[block]) {
+      if (statement == Statement{false, base}) continue;
+      blocks_of[{statement, name}].insert(static_cast<std::int64_t>(block));
+    }
+  }
+  std::vector<std::pair<std::string, std::string>> rules;
+  for (const auto& [key, blocks] : blocks_of) {
+    const auto& [statement, name] = key;
+    const ordered_json values = statement.kept ? ordered_json::object() : exceptions(statement.form, base);
+    rules.emplace_back((statement.kept ? "-:" : "+:") + name_in_blocks(model, name, blocks), values.dump());
+  }
+  const std::string head(model.architecture().head);
+  if (recipe.quantizes_head(head)) {
+    const ordered_json values = exceptions(stored_form(recipe.section_of(head)), base);
+    if (!values.empty()) rules.emplace_back("+:^" + escaped(head) + "$", values.dump());
   }
   return rules;
 }
 
 std::string quantize_config_json(const JobConfig& job, const ModelWeights& model, const Recipe& recipe) {
   const QuantizationSection& q = recipe.section();
+  const QuantizedForm base = stored_form(q);
+  const Statements statements = statements_of(model, recipe);
+  const bool mixed = job.output.quantization_config == "mixed_gptq";
   ordered_json config;
-  config["bits"] = q.bits;
-  config["group_size"] = q.group_size;
-  config["desc_act"] = q.desc_act;
-  config["sym"] = q.sym;
-  config["lm_head"] = false;
-  config["quant_method"] = "gptq";
+  config["bits"] = base.bits;
+  config["group_size"] = base.group_size;
+  config["desc_act"] = base.desc_act;
+  config["sym"] = base.sym;
+  config["lm_head"] = recipe.quantizes_head(std::string(model.architecture().head));
+  config["quant_method"] = mixed ? "mixed_gptq" : "gptq";
   config["checkpoint_format"] = job.output.checkpoint_format;
   config["pack_dtype"] = "int32";
   config["damp_percent"] = q.damp_percent;
   config["true_sequential"] = q.true_sequential;
   config["static_groups"] = q.static_groups;
-  for (const std::string& rule : skip_rules(model, recipe)) config["dynamic"][rule] = ordered_json::object();
-  config["modules_in_block_to_quantize"] = quantized_names(model, skipped_blocks(model, recipe));
-  const bool gptq = q.method == "gptq";
-  config["meta"] = {{"quantizer", ordered_json::array({"gptq-hpc:" + version()})},
-                    {"method", q.method},
-                    {"damp_percent", q.damp_percent},
-                    {"damp_auto_increment", q.damp_auto_increment},
-                    {"true_sequential", q.true_sequential},
-                    {"static_groups", q.static_groups},
-                    {"act_group_aware", gptq && q.act_group_aware && !q.desc_act},
-                    {"scale_search", q.scale_search},
-                    {"rotation", q.rotation},
-                    {"mse", q.scale_search == "minmax" ? 0.0 : q.mse_norm}};
+  if (mixed) {
+    config["groupsize"] = base.group_size;
+    config["actorder"] = base.desc_act;
+    config["quantization_bits"] = quantization_bits(statements);
+  } else {
+    for (const auto& [rule, values] : dynamic_rules(model, recipe))
+      config["dynamic"][rule] = ordered_json::parse(values);
+  }
+  config["modules_in_block_to_quantize"] = quantized_names(model, statements);
+  config["meta"] = meta(q);
   return config.dump(2) + "\n";
 }
 

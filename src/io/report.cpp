@@ -21,6 +21,16 @@ double mean_output_error(const Report& report) {
   return sum / static_cast<double>(report.layers.size());
 }
 
+/// How many layers fell back for which reason.
+ordered_json fallback_reasons(const Report& report) {
+  ordered_json counts = ordered_json::object();
+  for (const LayerStatistics& layer : report.layers) {
+    if (!layer.fallback) continue;
+    counts[layer.fallback_reason] = counts.value(layer.fallback_reason, 0) + 1;
+  }
+  return counts;
+}
+
 ordered_json summary_json(const Report& report) {
   ordered_json json;
   json["seconds"] = report.seconds;
@@ -30,6 +40,7 @@ ordered_json summary_json(const Report& report) {
   json["tokens"] = report.tokens;
   json["layers"] = report.layers.size();
   json["fallbacks"] = report.fallbacks;
+  json["fallback_reasons"] = fallback_reasons(report);
   json["mean_relative_output_error"] = mean_output_error(report);
   json["source_bytes"] = report.source_bytes;
   json["output_bytes"] = report.output_bytes;

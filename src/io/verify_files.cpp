@@ -65,9 +65,11 @@ void check_configs(const fs::path& directory, VerifyResult& result) {
         result.failures.push_back(fmt::format("quantize_config.json lacks '{}'", key));
     }
     const std::string format = separate.value("checkpoint_format", "");
-    if (separate.value("quant_method", "") != "gptq" || (format != "gptq" && format != "gptq_v2")) {
+    const std::string method = separate.value("quant_method", "");
+    if ((method != "gptq" && method != "mixed_gptq") || (format != "gptq" && format != "gptq_v2")) {
       result.failures.push_back(
-          "quantize_config.json: quant_method must be 'gptq', checkpoint_format 'gptq' or 'gptq_v2'");
+          "quantize_config.json: quant_method must be 'gptq' or 'mixed_gptq', checkpoint_format 'gptq' or "
+          "'gptq_v2'");
     }
   } catch (const std::exception& error) {
     result.failures.push_back(error.what());

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <set>
 
 #include "io/verify_parts.h"
 
@@ -13,6 +14,11 @@ struct Module {
   std::int64_t out = 0;
   std::int64_t in = 0;
   bool splits_inputs = false;  ///< tensor parallelism divides its columns (it writes to the residual stream)
+  QuantizedForm form;
+
+  bool has_whole_groups(std::int64_t columns) const {
+    return form.group_size < 0 || columns % form.group_size == 0;
+  }
 };
 
 std::vector<Module> quantized_modules(const OutputModel& model) {
@@ -23,7 +29,7 @@ std::vector<Module> quantized_modules(const OutputModel& model) {
         const std::string name = block_prefix(model.architecture, block) + layer.name;
         const bool splits = layer.name == model.architecture.o || layer.name == model.architecture.down;
         if (model.is_quantized(name))
-          modules.push_back({name, layer.out_features, layer.in_features, splits});
+          modules.push_back({name, layer.out_features, layer.in_features, splits, model.form_of(name)});
       }
     }
   }
@@ -40,19 +46,27 @@ void add_count(std::vector<std::string>& reasons, const std::vector<Module>& mod
                                 std::count_if(first, modules.end(), condition), what, first->name));
 }
 
-bool has_whole_groups(const OutputModel& model, std::int64_t in) {
-  return model.config.quantized.group_size < 0 || in % model.config.quantized.group_size == 0;
+/// "4 bits", or "3 and 4 bits" where modules differ.
+template <typename Describe>
+void add_values(std::vector<std::string>& reasons, const std::vector<Module>& modules, Describe describe) {
+  std::set<std::string> values;
+  for (const Module& module : modules) {
+    const std::string value = describe(module.form);
+    if (!value.empty()) values.insert(value);
+  }
+  if (!values.empty()) reasons.push_back(fmt::format("{}", fmt::join(values, " and ")));
 }
 
-void note_marlin(const OutputModel& model, const std::vector<Module>& modules, VerifyResult& result) {
-  const auto& options = model.config.quantized;
+void note_marlin(const std::vector<Module>& modules, VerifyResult& result) {
   std::vector<std::string> reasons;
-  if (!options.sym) reasons.emplace_back("asymmetric zeros");
-  if (options.bits != 4 && options.bits != 8) reasons.push_back(fmt::format("{} bits", options.bits));
-  const std::vector<std::int64_t> sizes{-1, 32, 64, 128};
-  if (std::find(sizes.begin(), sizes.end(), options.group_size) == sizes.end()) {
-    reasons.push_back(fmt::format("group size {}", options.group_size));
-  }
+  add_values(reasons, modules, [](const QuantizedForm& f) { return f.sym ? "" : "asymmetric zeros"; });
+  add_values(reasons, modules, [](const QuantizedForm& f) {
+    return f.bits == 4 || f.bits == 8 ? "" : fmt::format("{} bits", f.bits);
+  });
+  add_values(reasons, modules, [](const QuantizedForm& f) {
+    const std::set<std::int64_t> sizes{-1, 32, 64, 128};
+    return sizes.contains(f.group_size) ? "" : fmt::format("group size {}", f.group_size);
+  });
   add_count(reasons, modules, "out_features not divisible by 64",
             [](const Module& m) { return m.out % 64 != 0; });
   add_count(reasons, modules, "in_features not divisible by 128",
@@ -63,13 +77,14 @@ void note_marlin(const OutputModel& model, const std::vector<Module>& modules, V
   }
 }
 
-void note_exllama(const OutputModel& model, const std::vector<Module>& modules, VerifyResult& result) {
-  const auto& options = model.config.quantized;
+void note_exllama(const std::vector<Module>& modules, VerifyResult& result) {
   std::vector<std::string> reasons;
-  if (options.bits != 4) reasons.push_back(fmt::format("{} bits", options.bits));
-  if (options.group_size > 0 && !std::has_single_bit(static_cast<std::uint64_t>(options.group_size))) {
-    reasons.push_back(fmt::format("group size {}", options.group_size));
-  }
+  add_values(reasons, modules,
+             [](const QuantizedForm& f) { return f.bits == 4 ? "" : fmt::format("{} bits", f.bits); });
+  add_values(reasons, modules, [](const QuantizedForm& f) {
+    const bool taken = f.group_size < 1 || std::has_single_bit(static_cast<std::uint64_t>(f.group_size));
+    return taken ? "" : fmt::format("group size {}", f.group_size);
+  });
   add_count(reasons, modules, "out_features not divisible by 8",
             [](const Module& m) { return m.out % 8 != 0; });
   if (!reasons.empty()) {
@@ -77,10 +92,10 @@ void note_exllama(const OutputModel& model, const std::vector<Module>& modules, 
   }
 }
 
-void note_shapes(const OutputModel& model, const std::vector<Module>& modules, VerifyResult& result) {
+void note_shapes(const std::vector<Module>& modules, VerifyResult& result) {
   std::vector<std::string> reasons;
   add_count(reasons, modules, "a last group of fewer columns than the others",
-            [&](const Module& m) { return !has_whole_groups(model, m.in); });
+            [](const Module& m) { return !m.has_whole_groups(m.in); });
   add_count(reasons, modules, "in_features not divisible by 32 (padded words)",
             [](const Module& m) { return m.in % 32 != 0; });
   if (!reasons.empty()) {
@@ -95,7 +110,7 @@ bool allows_tensor_parallel(const OutputModel& model, const std::vector<Module>&
                      (config.num_key_value_heads % ranks == 0 || ranks % config.num_key_value_heads == 0);
   return heads && std::all_of(modules.begin(), modules.end(), [&](const Module& m) {
            if (!m.splits_inputs) return m.out % ranks == 0;
-           return m.in % ranks == 0 && (config.quantized.desc_act || has_whole_groups(model, m.in / ranks));
+           return m.in % ranks == 0 && (m.form.desc_act || m.has_whole_groups(m.in / ranks));
          });
 }
 
@@ -114,9 +129,9 @@ void note_tensor_parallel(const OutputModel& model, const std::vector<Module>& m
 void note_loader_limits(const OutputModel& model, VerifyResult& result) {
   const std::vector<Module> modules = quantized_modules(model);
   if (modules.empty()) return;
-  note_marlin(model, modules, result);
-  note_exllama(model, modules, result);
-  note_shapes(model, modules, result);
+  note_marlin(modules, result);
+  note_exllama(modules, result);
+  note_shapes(modules, result);
   note_tensor_parallel(model, modules, result);
 }
 

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <filesystem>
-#include <regex>
 #include <string>
 #include <vector>
 
@@ -21,14 +20,14 @@ struct OutputModel {
   ModelConfig config;
   const Architecture& architecture;
   std::vector<StageGroup> groups;
-  std::vector<std::regex> skip_rules;  ///< of `dynamic`: those with "-:"
   bool dequantized;
 
   bool is_quantized(const std::string& module) const { return files.contains(module + ".qweight"); }
-  /// A skip rule matches from the name's start, as Python's re.match does.
-  bool is_skipped(const std::string& module) const;
-  std::int64_t groups_of(std::int64_t in_features) const;
+  QuantizedForm form_of(const std::string& module) const { return config.quantized.form_of(module); }
 };
+
+/// Groups of a module's input columns.
+std::int64_t groups_of(const QuantizedForm& form, std::int64_t in_features);
 
 /// Manifest, sizes, hashes; files that do not belong; both copies of the quantization config (none for a
 /// dequantized model); the index. Returns whether the manifest says that the model is dequantized.

@@ -65,12 +65,23 @@ class TensorVerifier {
   }
 
   void verify_head() {
-    const std::string head = std::string(model_.architecture.head) + ".weight";
-    if (!model_.config.tie_word_embeddings) {
-      expect_kept(head, {model_.config.vocab_size, model_.config.hidden_size});
-    } else if (model_.files.contains(head)) {
-      known_.insert(head);
-      fail("'{}' is written although config.json ties it to the embedding", head);
+    const LinearShape head = head_shape(model_.architecture, model_.config);
+    const std::string weight = head.name + ".weight";
+    const bool quantized = model_.is_quantized(head.name);
+    if (quantized != model_.config.quantized.lm_head) {
+      fail("{} is {}, but quantization_config says lm_head: {}", head.name,
+           quantized ? "quantized" : "not quantized", model_.config.quantized.lm_head);
+    }
+    if (model_.config.tie_word_embeddings) {
+      for (const char* part : {".weight", ".qweight", ".qzeros", ".scales", ".g_idx"}) {
+        if (!model_.files.contains(head.name + part)) continue;
+        known_.insert(head.name + part);
+        fail("'{}{}' is written although config.json ties it to the embedding", head.name, part);
+      }
+    } else if (quantized) {
+      verify_quantized(head.name, head);
+    } else {
+      expect_kept(weight, {head.out_features, head.in_features});
     }
   }
 
@@ -87,8 +98,7 @@ class TensorVerifier {
       for (const LinearShape& layer : group.layers) verify_linear(prefix + layer.name, layer);
     }
     if (model_.dequantized) return;
-    verify_fused(prefix, {names.q, names.k, names.v}, "qkv_proj");
-    verify_fused(prefix, {names.gate, names.up}, "gate_up_proj");
+    for (const JoinedModules& joined : joined_modules(names)) verify_joined(prefix, joined);
   }
 
   /// An ordinary model's: nothing packed, no NaN.
@@ -110,18 +120,26 @@ class TensorVerifier {
     if (layer.bias && !quantized) expect_kept(module + ".bias", bias);
     if (!quantized) {
       if (!expect_kept(module + ".weight", {layer.out_features, layer.in_features})) return;
-      if (!model_.is_skipped(module)) fail("{} is not quantized, but no rule of 'dynamic' says so", module);
+      if (!model_.config.quantized.skips(module)) {
+        fail("{} is not quantized, but no rule of 'dynamic' says so", module);
+      }
       return;
     }
+    if (model_.config.quantized.skips(module)) {
+      fail("{} is quantized, but {} says that it is not", module,
+           model_.config.quantized.mixed ? "quantization_bits" : "a rule of 'dynamic'");
+    }
+    verify_quantized(module, layer);
+  }
+
+  void verify_quantized(const std::string& module, const LinearShape& layer) {
     result_.quantized_modules += 1;
-    if (model_.is_skipped(module))
-      fail("{} is quantized, but a rule of 'dynamic' says that it is not", module);
     if (model_.files.contains(module + ".weight")) {
       known_.insert(module + ".weight");
       fail("'{0}.weight' lies beside '{0}.qweight'", module);
     }
-    const int bits = model_.config.quantized.bits;
-    const std::int64_t groups = model_.groups_of(layer.in_features);
+    const int bits = model_.form_of(module).bits;
+    const std::int64_t groups = groups_of(model_.form_of(module), layer.in_features);
     const bool qweight = expect(module + ".qweight",
                                 {packed_words(layer.in_features, bits), layer.out_features}, {DType::i32});
     const bool qzeros =
@@ -132,22 +150,24 @@ class TensorVerifier {
   }
 
   void verify_content(const std::string& module, const LinearShape& layer) {
-    const auto& options = model_.config.quantized;
+    const QuantizedForm options = model_.form_of(module);
+    const bool v2 = model_.config.quantized.v2;
     PackedLayer packed{model_.files.read(module + ".qweight"), model_.files.read(module + ".qzeros"),
                        model_.files.read(module + ".scales"), model_.files.read(module + ".g_idx")};
     if (!verify_g_idx(module, packed.g_idx, layer.in_features))
       return;  // a wild index must not reach dequantize
-    QuantizedLayer unpacked = unpack(packed, options.bits, options.v2);
+    QuantizedLayer unpacked = unpack(packed, options.bits, v2);
     const bool good_scales = std::all_of(unpacked.scales.begin(), unpacked.scales.end(), [](f16 scale) {
       return std::isfinite(to_float(scale)) && to_float(scale) >= 0;
     });
     if (!good_scales) fail("{}.scales holds NaN, infinity or negative values", module);
-    const int limit = 1 << options.bits;
+    const bool trits = model_.config.quantized.trits && options == QuantizedForm(model_.config.quantized);
+    const int limit = trits ? 3 : 1 << options.bits;
     const bool good_codes =
         std::all_of(unpacked.codes.begin(), unpacked.codes.end(), [&](int c) { return c < limit; });
-    if (!good_codes) fail("{}.qweight holds codes outside {} bits", module, options.bits);
+    if (!good_codes) fail("{}.qweight holds codes of {} and more", module, limit);
     const auto zeros = std::count(unpacked.zeros.begin(), unpacked.zeros.end(), 0);
-    if (!options.v2) wrapped_zeros_ += zeros;
+    if (!v2) wrapped_zeros_ += zeros;
     const int middle = limit / 2;
     if (options.sym &&
         std::any_of(unpacked.zeros.begin(), unpacked.zeros.end(), [&](int z) { return z != middle; })) {
@@ -162,9 +182,9 @@ class TensorVerifier {
   }
 
   bool verify_g_idx(const std::string& module, const HostTensor& tensor, std::int64_t in_features) {
-    const auto& options = model_.config.quantized;
+    const QuantizedForm options = model_.form_of(module);
     const auto* g_idx = reinterpret_cast<const std::int32_t*>(tensor.storage.data());
-    const std::int64_t groups = model_.groups_of(in_features);
+    const std::int64_t groups = groups_of(options, in_features);
     const std::int64_t size = options.group_size < 0 ? in_features : options.group_size;
     std::vector<std::int64_t> members(static_cast<std::size_t>(groups));
     for (std::int64_t column = 0; column < in_features; ++column) {
@@ -185,28 +205,43 @@ class TensorVerifier {
     return true;
   }
 
-  /// vLLM joins these modules: all quantized or none, and one order of columns.
-  void verify_fused(const std::string& prefix, const std::vector<std::string_view>& parts,
-                    const std::string& fused) {
+  /// vLLM joins these modules: all quantized or none, alike, and with one order of columns.
+  void verify_joined(const std::string& prefix, const JoinedModules& joined) {
     std::vector<std::string> modules;
-    for (const std::string_view part : parts) modules.push_back(prefix + std::string(part));
+    for (const std::string& part : joined.parts) modules.push_back(prefix + part);
     const auto quantized =
         std::count_if(modules.begin(), modules.end(), [&](const auto& m) { return model_.is_quantized(m); });
     if (quantized != 0 && static_cast<std::size_t>(quantized) != modules.size()) {
       fail("{}: of {} only {} is quantized; loaders that join them ({}) need all or none", prefix,
-           fmt::join(parts, ", "), quantized, fused);
+           fmt::join(joined.parts, ", "), quantized, joined.name);
       return;
     }
+    const QuantizedForm form = model_.form_of(modules.front());
     for (const std::string& module : modules) {
-      if (quantized > 0 && !same_columns(modules.front(), module)) {
-        fail("{}.g_idx differs from that of {}; loaders that join them ({}) keep only one", module,
-             modules.front(), fused);
+      if (quantized == 0) continue;
+      if (model_.form_of(module) != form) {
+        fail(
+            "{} differs from {} in bits, group_size, sym or desc_act, and loaders that join them ({}) take "
+            "neither",
+            module, modules.front(), joined.name);
+        return;
       }
+      if (same_columns(modules.front(), module)) continue;
+      fail("{}.g_idx differs from that of {}; loaders that join them ({}) keep only one", module,
+           modules.front(), joined.name);
     }
-    const std::string joined = modules.front().substr(0, modules.front().rfind('.') + 1) + fused;
-    if (model_.is_skipped(joined) != (quantized == 0)) {
+    if (!model_.config.quantized.mixed) verify_joined_rule(modules, prefix + joined.name, quantized > 0);
+  }
+
+  void verify_joined_rule(const std::vector<std::string>& modules, const std::string& joined,
+                          bool quantized) {
+    const QuantizedConfig& config = model_.config.quantized;
+    if (config.skips(joined) == quantized) {
       fail("'dynamic' {} {}, the name under which vLLM knows {}",
-           quantized == 0 ? "lacks a rule that skips" : "skips", joined, fmt::join(modules, ", "));
+           quantized ? "skips" : "lacks a rule that skips", joined, fmt::join(modules, ", "));
+    } else if (quantized && config.form_of(joined) != config.form_of(modules.front())) {
+      fail("'dynamic' says of {}, the name under which vLLM knows {}, something else than of these", joined,
+           fmt::join(modules, ", "));
     }
   }
 

@@ -17,6 +17,12 @@ constexpr std::array kArchitectures = {
     Architecture{.model_type = "qwen3", .q_norm = "self_attn.q_norm", .k_norm = "self_attn.k_norm"},
 };
 
+/// "self_attn.q_proj", "qkv_proj" → "self_attn.qkv_proj"
+std::string beside(std::string_view module, const std::string& name) {
+  const std::size_t dot = module.rfind('.');
+  return std::string(dot == std::string_view::npos ? "" : module.substr(0, dot + 1)) + name;
+}
+
 }  // namespace
 
 const Architecture& find_architecture(std::string_view model_type) {
@@ -31,6 +37,15 @@ std::vector<std::string_view> known_architectures() {
   std::vector<std::string_view> names;
   for (const Architecture& architecture : kArchitectures) names.push_back(architecture.model_type);
   return names;
+}
+
+std::vector<JoinedModules> joined_modules(const Architecture& a) {
+  return {{{std::string(a.q), std::string(a.k), std::string(a.v)}, beside(a.q, "qkv_proj")},
+          {{std::string(a.gate), std::string(a.up)}, beside(a.gate, "gate_up_proj")}};
+}
+
+LinearShape head_shape(const Architecture& architecture, const ModelConfig& config) {
+  return {std::string(architecture.head), config.vocab_size, config.hidden_size, false};
 }
 
 std::vector<StageGroup> stage_groups(const Architecture& architecture, const ModelConfig& config) {

@@ -50,6 +50,15 @@ struct StageGroup {
   std::vector<LinearShape> layers;
 };
 
+/// Modules that vLLM and SGLang join into one, and its name; names inside a block.
+struct JoinedModules {
+  std::vector<std::string> parts;
+  std::string name;
+};
+std::vector<JoinedModules> joined_modules(const Architecture& architecture);
+
+/// The head as a linear: (vocab, hidden), without bias.
+LinearShape head_shape(const Architecture& architecture, const ModelConfig& config);
 std::vector<StageGroup> stage_groups(const Architecture& architecture, const ModelConfig& config);
 std::string block_prefix(const Architecture& architecture, std::int64_t block);  ///< "model.layers.7."
 

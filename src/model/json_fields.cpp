@@ -8,14 +8,14 @@
 namespace gptq {
 namespace {
 
-const nlohmann::json& empty_object() {
-  static const nlohmann::json empty = nlohmann::json::object();
+const nlohmann::ordered_json& empty_object() {
+  static const nlohmann::ordered_json empty = nlohmann::ordered_json::object();
   return empty;
 }
 
 }  // namespace
 
-JsonFields::JsonFields(const nlohmann::json& object, std::string file, std::string path)
+JsonFields::JsonFields(const nlohmann::ordered_json& object, std::string file, std::string path)
     : object_(object), file_(std::move(file)), path_(std::move(path)) {
   if (!object_.is_object()) {
     throw InputError("{}: {} must be a JSON object", file_, path_.empty() ? "the whole" : path_);
@@ -30,7 +30,11 @@ JsonFields JsonFields::child(const std::string& key) const {
   return JsonFields(has(key) ? object_[key] : empty_object(), file_, path_ + key + ".");
 }
 
-const nlohmann::json& JsonFields::raw(const std::string& key) const {
+JsonFields JsonFields::part(const nlohmann::ordered_json& object, const std::string& path) const {
+  return JsonFields(object, file_, path_ + path);
+}
+
+const nlohmann::ordered_json& JsonFields::raw(const std::string& key) const {
   if (!has(key)) reject(key, "is required");
   return object_[key];
 }

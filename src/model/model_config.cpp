@@ -88,7 +88,7 @@ void read_window(const JsonFields& fields, ModelConfig& config) {
   const auto blocks = static_cast<std::size_t>(config.num_hidden_layers);
   config.layer_is_sliding.assign(blocks, 0);
   if (fields.has("layer_types")) {
-    const nlohmann::json& types = fields.raw("layer_types");
+    const nlohmann::ordered_json& types = fields.raw("layer_types");
     if (!types.is_array() || types.size() != blocks)
       fields.reject("layer_types", "must name every block's type");
     for (std::size_t i = 0; i < blocks; ++i) config.layer_is_sliding[i] = types[i] == "sliding_attention";
@@ -96,28 +96,6 @@ void read_window(const JsonFields& fields, ModelConfig& config) {
   }
   const std::int64_t first = fields.integer("max_window_layers", 28);
   for (std::size_t i = 0; i < blocks; ++i) config.layer_is_sliding[i] = static_cast<std::int64_t>(i) >= first;
-}
-
-ModelConfig::Quantized read_quantized(const JsonFields& fields) {
-  ModelConfig::Quantized result;
-  if (!fields.has("quantization_config")) return result;
-  const JsonFields quantized = fields.child("quantization_config");
-  if (quantized.text("quant_method", "gptq") != "gptq") {
-    quantized.reject("quant_method", "must be gptq; start from the unquantized model");
-  }
-  result.present = true;
-  result.bits = static_cast<int>(quantized.integer("bits", 4));
-  if (result.bits < 2 || result.bits > 8) quantized.reject("bits", "must be 2 to 8");
-  result.group_size = quantized.integer("group_size", 128);
-  if (result.group_size != -1 && result.group_size < 1) quantized.reject("group_size", "must be -1 or >= 1");
-  result.sym = quantized.boolean("sym", true);
-  result.desc_act = quantized.boolean("desc_act", false);
-  const std::string format = quantized.text("checkpoint_format", "gptq");
-  if (format != "gptq" && format != "gptq_v2")
-    quantized.reject("checkpoint_format", "must be gptq or gptq_v2");
-  result.v2 = format == "gptq_v2";
-  if (quantized.text("pack_dtype", "int32") != "int32") quantized.reject("pack_dtype", "must be int32");
-  return result;
 }
 
 void read_attention(const JsonFields& fields, ModelConfig& config) {
@@ -138,7 +116,7 @@ void read_attention(const JsonFields& fields, ModelConfig& config) {
   if (config.model_type == "qwen2") config.attention_bias = false;  // q, k and v always have one, o never
 }
 
-nlohmann::json parse(const std::filesystem::path& path) {
+nlohmann::ordered_json parse(const std::filesystem::path& path) {
   std::ifstream stream(path, std::ios::binary);
   if (!stream) {
     throw InputError(
@@ -146,7 +124,7 @@ nlohmann::json parse(const std::filesystem::path& path) {
         path.string());
   }
   try {
-    return nlohmann::json::parse(stream);
+    return nlohmann::ordered_json::parse(stream);
   } catch (const nlohmann::json::exception& error) {
     throw InputError("{} is not valid JSON: {}", path.string(), error.what());
   }
@@ -156,7 +134,7 @@ nlohmann::json parse(const std::filesystem::path& path) {
 
 ModelConfig read_model_config(const std::filesystem::path& model_directory) {
   const std::filesystem::path path = model_directory / "config.json";
-  const nlohmann::json json = parse(path);
+  const nlohmann::ordered_json json = parse(path);
   const JsonFields fields(json, path.string());
 
   ModelConfig config;
@@ -180,7 +158,7 @@ ModelConfig read_model_config(const std::filesystem::path& model_directory) {
   read_attention(fields, config);
   read_window(fields, config);
   config.rope = read_rope(fields, config);
-  config.quantized = read_quantized(fields);
+  config.quantized = read_quantized_config(fields);
   return config;
 }
 

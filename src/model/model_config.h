@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "model/quantized_config.h"
 
 namespace gptq {
 
@@ -44,15 +45,8 @@ struct ModelConfig {
     float partial_rotary_factor = 1;
   } rope;
 
-  /// quantization_config of a model that is already GPTQ-quantized (read by `eval` and `verify`).
-  struct Quantized {
-    bool present = false;
-    int bits = 4;
-    std::int64_t group_size = 128;
-    bool sym = true;
-    bool desc_act = false;
-    bool v2 = false;  ///< checkpoint_format gptq_v2: zeros stored as they are
-  } quantized;
+  using Quantized = QuantizedConfig;
+  Quantized quantized;  ///< of a model that is quantized already
 };
 
 /// Throws InputError naming the file, the key and what is expected; an unknown model_type lists the known

@@ -18,12 +18,11 @@ struct Expected {
   bool optional;
 };
 
-std::vector<Expected> expected_tensors(std::int64_t out, std::int64_t in,
-                                       const ModelConfig::Quantized& quantized) {
-  const std::int64_t width = quantized.group_size < 1 ? in : quantized.group_size;
+std::vector<Expected> expected_tensors(std::int64_t out, std::int64_t in, const QuantizedForm& form) {
+  const std::int64_t width = form.group_size < 1 ? in : form.group_size;
   const std::int64_t groups = (in + width - 1) / width;
-  return {{".qweight", {packed_words(in, quantized.bits), out}, false, false},
-          {".qzeros", {groups, packed_words(out, quantized.bits)}, false, false},
+  return {{".qweight", {packed_words(in, form.bits), out}, false, false},
+          {".qzeros", {groups, packed_words(out, form.bits)}, false, false},
           {".scales", {groups, out}, true, false},
           {".g_idx", {in}, false, true}};
 }
@@ -62,7 +61,8 @@ std::vector<std::string> packed_linear_mistakes(const SafetensorsReader& reader,
   if (!quantized.present)
     return {fmt::format("{} is quantized, but config.json has no quantization_config", module)};
   std::vector<std::string> mistakes;
-  for (const Expected& expected : expected_tensors(shape.out_features, shape.in_features, quantized)) {
+  for (const Expected& expected :
+       expected_tensors(shape.out_features, shape.in_features, quantized.form_of(module))) {
     const std::string name = module + expected.suffix;
     if (!reader.contains(name)) {
       if (!expected.optional) mistakes.push_back(name + " is missing");
@@ -80,6 +80,7 @@ std::vector<std::string> packed_linear_mistakes(const SafetensorsReader& reader,
 
 HostTensor load_packed_linear(const SafetensorsReader& reader, const std::string& module,
                               const ModelConfig::Quantized& quantized) {
+  const QuantizedForm form = quantized.form_of(module);
   const Shape scales_shape = reader.info(module + ".scales").shape;
   const bool has_g_idx = reader.contains(module + ".g_idx");
   const Shape weight_shape = reader.info(module + ".qweight").shape;
@@ -87,17 +88,16 @@ HostTensor load_packed_linear(const SafetensorsReader& reader, const std::string
     throw InputError("{}: qweight and scales must be matrices", module);
   }
   const std::int64_t in =
-      has_g_idx ? reader.info(module + ".g_idx").shape.at(0) : weight_shape[0] * 32 / quantized.bits;
+      has_g_idx ? reader.info(module + ".g_idx").shape.at(0) : weight_shape[0] * 32 / form.bits;
   const LinearShape shape{module, scales_shape[1], in, false};
   const std::vector<std::string> mistakes = packed_linear_mistakes(reader, module, shape, quantized);
   if (!mistakes.empty()) throw InputError("{}", fmt::join(mistakes, "; "));
 
-  PackedLayer packed{
-      reader.read(module + ".qweight"), reader.read(module + ".qzeros"),
-      convert(reader.read(module + ".scales"), DType::f16),
-      has_g_idx ? reader.read(module + ".g_idx") : consecutive_groups(in, quantized.group_size)};
+  PackedLayer packed{reader.read(module + ".qweight"), reader.read(module + ".qzeros"),
+                     convert(reader.read(module + ".scales"), DType::f16),
+                     has_g_idx ? reader.read(module + ".g_idx") : consecutive_groups(in, form.group_size)};
   check_groups(packed.g_idx, scales_shape[0], module);
-  return dequantize(weights_of(unpack(packed, quantized.bits, quantized.v2)));
+  return dequantize(weights_of(unpack(packed, form.bits, quantized.v2)));
 }
 
 }  // namespace gptq

@@ -148,9 +148,10 @@ void ModelWeights::rotate(RotationRounding rounding) {
 void ModelWeights::check() const {
   Checker checker(*reader_);
   const Shape table = {config_.vocab_size, config_.hidden_size};
+  const LinearShape head = head_shape(*architecture_, config_);
   checker.tensor(weight_of(architecture_->embedding), table);
   checker.tensor(weight_of(architecture_->final_norm), {config_.hidden_size});
-  if (!files_tie_head_) checker.tensor(weight_of(architecture_->head), table);
+  if (!files_tie_head_) checker.linear(head.name, head, config_.quantized);
   for (std::int64_t block = 0; block < config_.num_hidden_layers; ++block) {
     const std::string prefix = block_prefix(*architecture_, block);
     for (const NamedShape& norm : norms(*architecture_, config_)) {
@@ -220,7 +221,8 @@ HostTensor ModelWeights::load_final_norm() const {
 }
 
 HostTensor ModelWeights::load_head() const {
-  HostTensor table = load(head_source());
+  const std::string_view module = files_tie_head_ ? architecture_->embedding : architecture_->head;
+  HostTensor table = load_linear(std::string(module));
   if (rotation_ == nullptr) return table;
   return rotation_->turned_head(std::move(table), load(weight_of(architecture_->final_norm)));
 }

@@ -52,7 +52,8 @@ class ModelWeights {
   BlockWeights load_block(std::int64_t block) const;
   HostTensor load_embedding() const;   ///< (vocab, hidden)
   HostTensor load_final_norm() const;  ///< (hidden)
-  HostTensor load_head() const;        ///< (vocab, hidden); the embedding where they are tied
+  /// (vocab, hidden); the embedding where they are tied; dequantized where it is packed
+  HostTensor load_head() const;
   /// The embedding's, final norm's or head's weight by its full name, from those three.
   HostTensor load_outside_blocks(const std::string& name) const;
 

@@ -153,7 +153,7 @@ Evaluation evaluate_file(const JobConfig& job, const std::string& path, const Mo
   Stopwatch watch;
   CalibrationData data;
   const auto read = [&] {
-    data = read_calibration(path, job.eval.num_samples, model.config().vocab_size);
+    data = read_calibration(path, {.limit = job.eval.num_samples}, model.config().vocab_size);
     check_tokenizer(data, model.files().directory());
   };
   run_on_root(comm, read);

@@ -4,7 +4,9 @@
 #include <array>
 #include <numeric>
 
+#include "base/log.h"
 #include "base/process.h"
+#include "model/recipe_check.h"
 #include "model/source_model.h"
 #include "pipeline/sample_shard.h"
 
@@ -19,6 +21,15 @@ int ranks_on_device(const Backend& backend, Communicator& comm) {
       std::count(everyone.begin(), everyone.end(), everyone[static_cast<std::size_t>(comm.rank())]));
 }
 
+/// What of the calibration file is not used.
+void log_samples(const JobConfig& job, const CalibrationData& data) {
+  if (data.left_out > 0) {
+    log::info("{} calibration samples of fewer than {} tokens are left out, {} are used", data.left_out,
+              job.calibration.min_length, data.samples.size());
+  }
+  if (data.padding > 0) log::info("{} positions of the calibration samples are padding", data.padding);
+}
+
 }  // namespace
 
 JobInputs open_inputs(const JobConfig& job, Communicator& comm) {
@@ -27,7 +38,7 @@ JobInputs open_inputs(const JobConfig& job, Communicator& comm) {
     inputs.held_out_part = job.calibration.held_out;
     inputs.model = open_source_model(job);
     if (job.quantization.method == "gptq") {
-      inputs.calibration = read_calibration(job.calibration.path, job.calibration.num_samples,
+      inputs.calibration = read_calibration(job.calibration.path, choice_of(job.calibration),
                                             inputs.model->config().vocab_size);
       check_tokenizer(inputs.calibration, job.model.path);
     }
@@ -37,6 +48,8 @@ JobInputs open_inputs(const JobConfig& job, Communicator& comm) {
   // The root looks first, so that a mistake is told once; the others then find the same files good.
   run_on_root(comm, [&] {
     inputs = open();
+    log_samples(job, inputs.calibration);
+    for (const std::string& note : check_recipe(*inputs.model, job)) log::warn("{}", note);
     inputs.model->check_values_outside_blocks();
   });
   return comm.is_root() ? std::move(inputs) : open();

@@ -141,7 +141,8 @@ Plan make_plan(const PlanRequest& request) {
 
   for (const auto& [name, info] : request.model.files().tensors())
     plan.read_bytes += static_cast<std::int64_t>(info.bytes);
-  plan.output_bytes = plan.read_bytes + untied_head_bytes(request.model);
+  plan.output_bytes =
+      plan.read_bytes + untied_head_bytes(request.model) - saved_by_head(request.model, job, recipe);
   for (std::int64_t block = 0; block < plan.blocks; ++block) {
     BlockShape shape = measure_block(request.model, job, recipe, block, plan.compute);
     add_block(shape, request, plan);

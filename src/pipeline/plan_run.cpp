@@ -2,8 +2,10 @@
 
 #include "backend/device_matrix.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/process.h"
 #include "io/calibration.h"
+#include "model/recipe_check.h"
 #include "model/source_model.h"
 #include "pipeline/job_context.h"
 #include "pipeline/plan.h"
@@ -78,7 +80,7 @@ std::vector<std::int64_t> sample_lengths(const JobConfig& job, const ModelWeight
   std::vector<std::int64_t> lengths;
   if (job.quantization.method != "gptq") return lengths;
   const CalibrationData data =
-      read_calibration(job.calibration.path, job.calibration.num_samples, model.config().vocab_size);
+      read_calibration(job.calibration.path, choice_of(job.calibration), model.config().vocab_size);
   check_tokenizer(data, job.model.path);
   for (const auto& sample : data.samples) lengths.push_back(static_cast<std::int64_t>(sample.size()));
   return lengths;
@@ -104,6 +106,7 @@ PlannedJob run_plan(const JobConfig& job, const PlannedMachines& machines) {
   const int node_ranks = machines.ranks_per_node > 0 ? std::min(machines.ranks_per_node, ranks) : ranks;
   const int device_ranks = std::min(machines.ranks_per_device, node_ranks);
   const std::unique_ptr<ModelWeights> model = open_source_model(job);
+  for (const std::string& note : check_recipe(*model, job)) log::warn("{}", note);
   PlanRequest request{job, *model, sample_lengths(job, *model), ranks};
   request.ranks_on_node = node_ranks;
   request.node_memory_bytes =

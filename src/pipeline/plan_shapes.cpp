@@ -36,6 +36,13 @@ std::int64_t BlockShape::scratch_columns() const {
   return columns;
 }
 
+std::int64_t saved_by_head(const ModelWeights& model, const JobConfig& job, const Recipe& recipe) {
+  const LinearShape head = head_shape(model.architecture(), model.config());
+  if (is_dequantized(job.output) || !recipe.quantizes_head(head.name)) return 0;
+  const auto bytes = static_cast<std::int64_t>(model.files().info(model.head_source()).bytes);
+  return bytes - quantized_bytes(head, recipe.section_of(head.name));
+}
+
 BlockShape measure_block(const ModelWeights& model, const JobConfig& job, const Recipe& recipe,
                          std::int64_t block, DType compute) {
   BlockShape shape;
@@ -43,7 +50,7 @@ BlockShape measure_block(const ModelWeights& model, const JobConfig& job, const 
   for (const StageGroup& group : model.groups()) {
     GroupShape& g = shape.groups.emplace_back();
     g.in_features = group.in_features;
-    g.scale_groups = scale_groups_of(group.in_features, recipe.section());
+    g.scale_groups = scale_groups_of(group.in_features, recipe.section());  // more, where a layer has more
     for (const LinearShape& layer : group.layers) {
       const std::int64_t parameters = layer.in_features * layer.out_features;
       const std::string weight = prefix + layer.name + ".weight";
@@ -63,11 +70,13 @@ BlockShape measure_block(const ModelWeights& model, const JobConfig& job, const 
       g.outputs += layer.out_features;
       g.largest_layer = std::max(g.largest_layer, parameters);
       if (!recipe.selects(prefix + layer.name)) continue;
+      const QuantizationSection options = recipe.section_of(prefix + layer.name);
+      g.scale_groups = std::max(g.scale_groups, scale_groups_of(layer.in_features, options));
       g.quantized_rows += layer.out_features;
       g.quantized_layers += 1;
       g.conversion_bytes += std::min(parameters + 3 * g.scale_groups * layer.out_features, kConversionBytes);
       shape.quantized_layers += 1;
-      if (!is_dequantized(job.output)) shape.saved_bytes += bytes - quantized_bytes(layer, recipe.section());
+      if (!is_dequantized(job.output)) shape.saved_bytes += bytes - quantized_bytes(layer, options);
     }
   }
   return shape;

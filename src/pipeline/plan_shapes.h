@@ -41,6 +41,9 @@ struct BlockShape {
   std::int64_t scratch_columns() const;
 };
 
+/// Bytes by which a quantized head makes the output smaller; 0 where it stays as it is.
+std::int64_t saved_by_head(const ModelWeights& model, const JobConfig& job, const Recipe& recipe);
+
 /// What a block of this model takes in the work of this job.
 BlockShape measure_block(const ModelWeights& model, const JobConfig& job, const Recipe& recipe,
                          std::int64_t block, DType compute);

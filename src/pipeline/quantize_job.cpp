@@ -265,13 +265,13 @@ class QuantizeJob {
       report_.fallbacks += 1;
       if (comm_.is_root()) log::warn("{} fell back to round-to-nearest: {}", row.module, row.fallback_reason);
     }
-    if (report_.fallbacks > job_.quantization.max_fallbacks) {
+    if (report_.fallbacks > job_.fallback.max_layers) {
       throw CollectiveError(
           ExitCode::numerical,
           fmt::format("{} layer(s) fell back to round-to-nearest, the last one {}; "
-                      "quantization.max_fallbacks allows {}. "
-                      "Use more calibration samples or a larger damp_percent, or raise max_fallbacks.",
-                      report_.fallbacks, rows.back().module, job_.quantization.max_fallbacks));
+                      "fallback.max_layers allows {}. "
+                      "Use more calibration samples or a larger damp_percent, or raise fallback.max_layers.",
+                      report_.fallbacks, rows.back().module, job_.fallback.max_layers));
     }
   }
 

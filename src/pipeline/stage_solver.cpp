@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "quant/column_order.h"
+#include "quant/fallback.h"
 
 namespace gptq {
 namespace {
@@ -125,7 +126,7 @@ LayerStatistics StageSolver::statistics(const LayerToQuantize& layer, const Quan
   row.damp_percent = factor.damp_percent;
   row.damping_steps = factor.damping_steps;
   row.fallback = factor.fallback;
-  if (factor.fallback) row.fallback_reason = "the Hessian is not positive definite even with full damping";
+  if (factor.fallback) row.fallback_reason = not_positive_definite();
   return row;
 }
 

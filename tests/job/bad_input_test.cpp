@@ -163,14 +163,14 @@ TEST_F(Fallbacks, AboveTheLimitFailTheJob) {
                                       "quantization.damp_auto_increment=0"};
   const ProgramResult refused = quantize(weak);
   EXPECT_EQ(refused.exit_code, static_cast<int>(ExitCode::numerical)) << refused.output;
-  EXPECT_THAT(refused.output, HasSubstr("max_fallbacks"));
+  EXPECT_THAT(refused.output, HasSubstr("fallback.max_layers"));
 }
 
 TEST_F(Fallbacks, AreCountedInTheReport) {
   write_calibration(path("calibration.h5"), 1, 3, 128, 1, false);
   const ProgramResult result =
       quantize({"--set", "quantization.damp_percent=1e-12", "--set", "quantization.damp_auto_increment=0",
-                "--set", "quantization.max_fallbacks=100"});
+                "--set", "fallback.max_layers=100"});
   ASSERT_EQ(result.exit_code, 0) << result.output;
   const auto report = nlohmann::json::parse(std::ifstream(path("output") + "/report.json"));
   EXPECT_GT(report.at("summary").at("fallbacks").get<int>(), 0);

@@ -120,9 +120,8 @@ TEST_F(Resume, OtherWeightsAreRefused) {
 TEST_F(Resume, OptionsThatComeToTheSameMayChange) {
   const auto expected = hashes_of_run("undisturbed", 1, 1, {"--set", "compute.dtype=fp32"});
   ASSERT_EQ(interrupt(6, SIGUSR1, {"--set", "compute.dtype=fp32"}), kComeBack);
-  const ProgramResult resumed = quantize({"--set", "compute.dtype=fp32", "--set", "compute.backend=cpu",
-                                          "--set", "quantization.max_fallbacks=5"},
-                                         2);
+  const ProgramResult resumed = quantize(
+      {"--set", "compute.dtype=fp32", "--set", "compute.backend=cpu", "--set", "fallback.max_layers=5"}, 2);
   ASSERT_EQ(resumed.exit_code, 0) << resumed.output;
   EXPECT_EQ(tensor_hashes(path("output")), expected);
 }
@@ -131,7 +130,7 @@ TEST_F(Resume, SpeedOptionsMayChange) {
   const auto expected = hashes_of_run("undisturbed", 1, 1);
   ASSERT_EQ(interrupt(6, SIGUSR1), kComeBack);
   const ProgramResult resumed =
-      quantize({"--set", "compute.micro_batch=2", "--set", "checkpoint.interval=900"}, 2, 2);
+      quantize({"--set", "log.progress=none", "--set", "checkpoint.interval=900"}, 2, 2);
   ASSERT_EQ(resumed.exit_code, 0) << resumed.output;
   EXPECT_EQ(tensor_hashes(path("output")), expected);
 }

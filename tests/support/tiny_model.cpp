@@ -218,25 +218,30 @@ void write_tiny_model(const fs::path& directory, const TinyModelOptions& options
 }
 
 void write_calibration(const fs::path& path, std::int64_t samples, std::int64_t seqlen, std::int64_t vocab,
-                       std::uint64_t seed, bool ragged) {
+                       std::uint64_t seed, bool ragged, Padding padding) {
   constexpr std::int32_t kPad = 0;
+  const bool masked = padding == Padding::masked_left;
   Random random(seed);
+  std::vector<std::int32_t> mask(masked ? static_cast<std::size_t>(samples * seqlen) : 0, 0);
   std::vector<std::int32_t> ids(static_cast<std::size_t>(samples * seqlen), kPad);
   std::vector<std::int32_t> lengths(static_cast<std::size_t>(samples));
   for (std::int64_t s = 0; s < samples; ++s) {
     const std::int64_t least = std::max<std::int64_t>(1, seqlen / 2);
     const std::int64_t length = ragged ? least + random.below(seqlen - least + 1) : seqlen;
-    lengths[static_cast<std::size_t>(s)] = static_cast<std::int32_t>(length);
-    draw_sample(ids.data() + s * seqlen, length, vocab, random);
+    const std::int64_t first = s * seqlen + (masked ? seqlen - length : 0);
+    lengths[static_cast<std::size_t>(s)] = static_cast<std::int32_t>(masked ? seqlen : length);
+    draw_sample(ids.data() + first, length, vocab, random);
+    if (masked) std::fill_n(mask.begin() + first, length, 1);
   }
   Sha256 hash;
+  hash.update(mask.data(), mask.size() * sizeof(std::int32_t));
   hash.update(ids.data(), ids.size() * sizeof(std::int32_t));
   hash.update(lengths.data(), lengths.size() * sizeof(std::int32_t));
 
   const Hdf5Handle file(
       hdf5_check(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), "create", path.string()));
   write_text(file.get(), "format", "gptq-hpc-calibration");
-  write_integer(file.get(), "version", 1);
+  write_integer(file.get(), "version", masked ? 2 : 1);
   write_text(file.get(), "source", "tests/support/tiny_model.cpp");
   write_text(file.get(), "vocabulary_sha256", "");
   write_integer(file.get(), "vocab_size", vocab);
@@ -250,6 +255,7 @@ void write_calibration(const fs::path& path, std::int64_t samples, std::int64_t 
   const Hdf5Handle dataset =
       write_dataset(file.get(), "input_ids", {rows, static_cast<hsize_t>(seqlen)}, ids.data());
   write_integer(dataset.get(), "pad_id", kPad);
+  if (masked) write_dataset(file.get(), "attention_mask", {rows, static_cast<hsize_t>(seqlen)}, mask.data());
   write_dataset(file.get(), "lengths", {rows}, lengths.data());
 }
 

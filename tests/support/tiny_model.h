@@ -28,9 +28,14 @@ struct TinyModelOptions {
 /// real models have; norm weights are close to 1. The same options give the same bytes.
 void write_tiny_model(const std::filesystem::path& directory, const TinyModelOptions& options = {});
 
+/// Where short samples of a calibration file have their padding.
+enum class Padding { right, masked_left };
+
 /// Writes a calibration file of random ids: each sample draws from its own few favourite tokens, so that
-/// Hessians are not flat. ragged: lengths between seqlen/2 and seqlen, padded on the right.
+/// Hessians are not flat. ragged: lengths between seqlen/2 and seqlen, padded on the right, or on the left
+/// with an attention mask (a file of version 2); the samples are the same.
 void write_calibration(const std::filesystem::path& path, std::int64_t samples, std::int64_t seqlen,
-                       std::int64_t vocab, std::uint64_t seed, bool ragged = false);
+                       std::int64_t vocab, std::uint64_t seed, bool ragged = false,
+                       Padding padding = Padding::right);
 
 }  // namespace gptq::test

@@ -130,7 +130,7 @@ TEST(SyntheticModel, isQuantizedAndEvaluatedByTheProgram) {
   synthetic::write_model(path("model"), tiny());
   synthetic::write_tokens(path("calibration.h5"), {8, 96, 512, 3});
   synthetic::write_tokens(path("eval.h5"), {4, 96, 512, 4});
-  const CalibrationData data = read_calibration(path("calibration.h5"), 0, 512);
+  const CalibrationData data = read_calibration(path("calibration.h5"), {}, 512);
   EXPECT_EQ(data.samples.size(), 8u);
   EXPECT_EQ(data.longest(), 96);
   write_file(path("job.yaml"), "model: {path: " + path("model") + "}\ncalibration: {path: " +

@@ -60,7 +60,10 @@ TEST(ConfigGarbage, DamagedJobs) {
   const std::string job =
       "model:\n  path: source\ncalibration: {path: a.h5, num_samples: 3}\nquantization:\n  bits: 3\n  sym: "
       "false\n"
-      "  damp_percent: 1e-2\n  exclude: ['lm_head', \"a.b\"]\noutput:\n  path: out\nlog: {level: info}\n";
+      "  damp_percent: 1e-2\n  exclude: ['lm_head', \"a.b\"]\n"
+      "  module_bits: {down_proj: 8}\n  dynamic:\n    '-:.*\\.0\\.': {}\n    '+:.*q_proj': {bits: 8, sym: "
+      "true}\n"
+      "output:\n  path: out\nlog: {level: info}\n";
   ASSERT_TRUE(survives(job));
   std::mt19937 random(3);
   int still_jobs = 0;

@@ -1,4 +1,5 @@
 // Reading a job: every kind of mistake, several at once, with the exact place of each.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -61,7 +62,7 @@ TEST(ConfigReader, ReportsAllMistakesAtOnceWithTheirPlaces) {
       "  path: /x\n"
       "quantization:\n"
       "  wbits: 4\n"
-      "  bits: 5\n"
+      "  bits: 9\n"
       "  damp_percent: 1.5\n"
       "  sym: yes\n"
       "  group_sise: 64\n"
@@ -73,7 +74,9 @@ TEST(ConfigReader, ReportsAllMistakesAtOnceWithTheirPlaces) {
       ElementsAre(
           "FILE:1:1: modell: is no section of a job; nearest valid key 'model'",
           "FILE:4:3: quantization.wbits: unknown key; nearest valid key 'quantization.bits'",
-          "FILE:5:9: quantization.bits: '5' is not allowed; valid: 2, 3, 4 or 8",
+          "FILE:5:9: quantization.bits: '9' is not allowed; valid: in [2, 8]: codes of more than 8 bits have "
+          "no "
+          "place in the format (its loaders stop there), and for fewer than 2 there is trits: true",
           "FILE:6:17: quantization.damp_percent: '1.5' is not allowed; valid: in (0, 1)",
           "FILE:7:8: quantization.sym: expected true or false, got 'yes'; write true or false",
           "FILE:8:3: quantization.group_sise: unknown key; nearest valid key 'quantization.group_size'",
@@ -115,6 +118,12 @@ TEST(ConfigReader, ForeignNamesAreSuggestedNeverAccepted) {
     EXPECT_THAT(suggested(section, name), HasSubstr("unknown key; nearest valid key '" + key + "'"));
   }
   EXPECT_THAT(suggested("calibration", "seqlen"), HasSubstr("tools/prepare_calibration.py"));
+  EXPECT_THAT(suggested("calibration", "batch_size"), HasSubstr("the same result on any number of ranks"));
+  EXPECT_THAT(suggested("compute", "micro_batch"), HasSubstr("samples are computed one by one or in chunks"));
+  EXPECT_THAT(suggested("quantization", "block_size"), HasSubstr("changes its speed and no result"));
+  EXPECT_THAT(suggested("quantization", "max_fallbacks"), HasSubstr("'fallback.max_layers'"));
+  EXPECT_THAT(suggested("quantization", "mse"),
+              HasSubstr("'quantization.scale_search': with mse_norm for the exponent"));
   EXPECT_THAT(suggested("log", "zzzzzzzz"), HasSubstr("valid in 'log': level, progress"));
 }
 
@@ -131,14 +140,14 @@ struct WrongValue {
 
 TEST(ConfigReader, WrongTypesAndRanges) {
   for (const auto& [line, message] : std::vector<WrongValue>{
-           {"bits: 4.0", "expected an integer: 2, 3, 4 or 8, got '4.0'"},
+           {"bits: 4.0", "expected an integer: in [2, 8], got '4.0'"},
            {"bits: \"4\"", "got the text \"4\"; remove the quotes"},
            {"bits: [4]", "got a list"},
            {"bits: {a: 4}", "got a map"},
            {"bits: 0x4", "got '0x4'"},
            {"bits: 04", "got '04'"},
            {"bits:",
-            "has no value; give it one (an integer: 2, 3, 4 or 8), or remove the line for the default 4"},
+            "has no value; give it one (an integer: in [2, 8]), or remove the line for the default 4"},
            {"bits: ~", "has no value"},
            {"bits: ''", "expected an integer"},
            {"mse_grid: 1_000", "write decimal digits only"},
@@ -147,7 +156,19 @@ TEST(ConfigReader, WrongTypesAndRanges) {
            {"group_size: 0", "'0' is not allowed; valid: -1 or at least 1"},
            {"group_size: -2", "valid: -1 or at least 1"},
            {"group_size: 9223372036854775808", "does not fit into 64 bits"},
-           {"max_fallbacks: -1", "valid: at least 0"},
+           {"bits: 1", "for fewer than 2 there is trits: true"},
+           {"bits: 16", "codes of more than 8 bits have no place in the format"},
+           {"mlp_bits: 1", "'1' is not allowed; valid: 0 or in [2, 8]"},
+           {"mlp_group_size: -2", "valid: 0, -1 or at least 1"},
+           {"num_layers: -1", "valid: at least 0"},
+           {"trits: 1.58", "write true or false"},
+           {"modules_in_block_to_quantize: self_attn.q_proj", "expected a list of module names"},
+           {"modules_in_block_to_quantize: [[[a]]]", "got a list"},
+           {"best_of: ['mse_norm']", "'mse_norm' must be key=value"},
+           {"best_of: ['bits=3']", "cannot be given for a candidate; valid: damp_percent,"},
+           {"best_of: ['mse_norm=9']", "'9' is not allowed; valid: in (0, 8]"},
+           {"best_of: ['mse_norm=2 mse_norm=3']", "is given twice"},
+           {"best_of: ['  ']", "holds no setting"},
            {"damp_percent: 0", "valid: in (0, 1)"},
            {"damp_percent: 1", "valid: in (0, 1)"},
            {"damp_percent: .nan", "expected a number: in (0, 1), got '.nan'"},
@@ -242,6 +263,34 @@ TEST(ConfigReader, RoundToNearestNeedsNoHessian) {
                           HasSubstr("FILE:4:17: quantization.scale_search: weighted needs a Hessian")));
 }
 
+TEST(ConfigReader, RoundToNearestTakesNothingThatNeedsAHessian) {
+  for (const char* line : {"token_weight: residual", "refine_sweeps: 2", "correction_alpha: 0.5",
+                           "best_of: [\"scale_search=mse\"]"}) {
+    EXPECT_THAT(recipe_mistakes(std::string("  method: rtn\n  ") + line + "\n"),
+                ElementsAre(HasSubstr("needs a Hessian, which method rtn does not make; set")))
+        << line;
+  }
+}
+
+TEST(ConfigReader, ThreeLevelsAreStoredAtTwoBits) {
+  EXPECT_EQ(
+      read_job(JobFile(std::string(kValid) + "quantization: {trits: true}\n").path(), {}).quantization.bits,
+      2);
+  EXPECT_THAT(recipe_mistakes("  trits: true\n  bits: 2\n"), ElementsAre());
+  EXPECT_THAT(
+      recipe_mistakes("  trits: true\n  bits: 4\n"),
+      ElementsAre("FILE:4:9: quantization.bits: cannot be 4 together with trits: true (FILE:3:10); three "
+                  "levels are stored at 2 bits: leave bits out"));
+}
+
+TEST(ConfigReader, OneScaleATensorLeavesNoGroups) {
+  EXPECT_EQ(read_job(JobFile(std::string(kValid) + "quantization: {per_channel: false}\n").path(), {})
+                .quantization.group_size,
+            -1);
+  EXPECT_THAT(recipe_mistakes("  per_channel: false\n  group_size: 64\n"),
+              ElementsAre(HasSubstr("cannot be 64 together with per_channel: false (FILE:3:16)")));
+}
+
 TEST(ConfigReader, FilesThatAreNoJob) {
   EXPECT_THAT(config_test::mistakes_of("does/not/exist.yaml", {}),
               ElementsAre(HasSubstr("FILE: no such job file")));
@@ -273,14 +322,25 @@ TEST(ConfigReader, TextInWhichYamlCppFindsDocumentsWithoutEndIsRefused) {
   EXPECT_THAT(mistakes(",: -", {"eval.data=,: -"}).size(), 2u);
 }
 
+TEST(ConfigReader, AliasesThatMultiplyAreRefused) {
+  std::string bomb =
+      std::string(kValid) + "quantization:\n  exclude: &a [" + std::string("x") + "]\n  dynamic:\n";
+  std::string settings;
+  for (int i = 0; i < 400; ++i) settings += fmt::format("{}k{}: 1", i == 0 ? "" : ", ", i);
+  bomb += "    r: &b {" + settings + "}\n";
+  for (int i = 0; i < 400; ++i) bomb += fmt::format("    r{}: *b\n", i);
+  EXPECT_THAT(mistakes(bomb), testing::Contains(HasSubstr("values: this is no job")));
+}
+
 TEST(ConfigReader, AliasThatContainsItselfIsRead) {
   EXPECT_THAT(mistakes(std::string(kValid) + "log: &a\n  level: *a\n"), ElementsAre(HasSubstr("log.level")));
 }
 
 TEST(ConfigReader, OverridesAreCheckedLikeTheFile) {
   EXPECT_THAT(
-      mistakes(kValid, {"quantization.bits=5"}),
-      ElementsAre("--set quantization.bits=5: quantization.bits: '5' is not allowed; valid: 2, 3, 4 or 8"));
+      mistakes(kValid, {"quantization.bits=9"}),
+      ElementsAre(HasSubstr(
+          "--set quantization.bits=9: quantization.bits: '9' is not allowed; valid: in [2, 8]: codes")));
   EXPECT_THAT(mistakes(kValid, {"quantization.bits"}),
               ElementsAre(HasSubstr("--set quantization.bits: must be KEY=VALUE")));
   EXPECT_THAT(mistakes(kValid, {"=3"}), ElementsAre(HasSubstr("must be KEY=VALUE")));

@@ -28,46 +28,61 @@ const std::string kConfigs = std::string(GPTQ_SOURCE_DIR) + "/configs";
 JobConfig unusual_job() {
   JobConfig job;
   job.model.path = "a dir/with \"quotes\" \\ and ${braces}";
-  CalibrationSection& calibration = job.calibration;
-  calibration.path = "~not home";
-  calibration.num_samples = 7;
-  calibration.held_out = 0.125;
-  calibration.chunk_tokens = 123;
-  QuantizationSection& recipe = job.quantization;
-  recipe.bits = 3;
-  recipe.group_size = -1;
-  recipe.sym = false;
-  recipe.damp_percent = 0.1 + 0.2;
-  recipe.damp_auto_increment = 0.0;
-  recipe.desc_act = true;
-  recipe.act_group_aware = false;
-  recipe.static_groups = true;
-  recipe.scale_search = "mse";
-  recipe.mse_norm = 2.4;
-  recipe.mse_grid = 37;
-  recipe.max_shrink = 0.75;
-  recipe.true_sequential = false;
-  recipe.quality = "best";
-  recipe.token_weight = "residual";
-  recipe.refine_sweeps = 11;
-  recipe.refine_scales = false;
-  recipe.correction_alpha = 0.7;
-  recipe.correction_part = 0.3;
-  recipe.correction_layers = {"o_proj", "[gu]"};
-  recipe.rotation = "hadamard";
-  recipe.best_of = {"mse_norm=2.4 damp_percent=0.01"};
-  recipe.include = {"model\\.layers\\.[0-3]\\.", "q_proj"};
-  recipe.exclude = {"a: b", "#x", "'"};
-  recipe.max_fallbacks = 5;
-  job.compute = {"cpu", "fp32", 3, "disk", "/a place", 9};
-  job.output.path = "null";
-  job.output.overwrite = true;
-  job.output.checkpoint_format = "gptq_v2";
-  job.output.format = "dequantized";
-  job.output.max_shard_bytes = 1'000'000'000'000;
+  job.calibration = {.path = "~not home",
+                     .num_samples = 7,
+                     .min_length = 5,
+                     .pad_token = 0,
+                     .order = "longest_first",
+                     .held_out = 0.25,
+                     .chunk_tokens = 123};
+  QuantizationSection& q = job.quantization;
+  q.bits = 2;
+  q.trits = true;
+  q.group_size = -1;
+  q.per_channel = false;
+  q.sym = false;
+  q.damp_percent = 0.1 + 0.2;
+  q.damp_auto_increment = 0.0;
+  q.desc_act = true;
+  q.act_group_aware = false;
+  q.static_groups = true;
+  q.scale_search = "mse";
+  q.mse_norm = 2.4;
+  q.mse_grid = 37;
+  q.max_shrink = 0.75;
+  q.true_sequential = false;
+  q.quality = "best";
+  q.token_weight = "residual";
+  q.refine_sweeps = 4;
+  q.refine_scales = false;
+  q.correction_alpha = 0.5;
+  q.correction_part = 0.3;
+  q.correction_layers = {"down_proj$"};
+  q.rotation = "hadamard";
+  q.best_of = {"scale_search=mse mse_norm=2.4", "damp_percent=0.01"};
+  q.include = {"model\\.layers\\.[0-3]\\.", "q_proj"};
+  q.exclude = {"a: b", "#x", "'"};
+  q.modules_in_block_to_quantize = {"self_attn.q_proj", "true"};
+  q.num_layers = 3;
+  q.lm_head = true;
+  q.mlp_bits = 8;
+  q.mlp_group_size = -1;
+  q.module_bits = {{"down_proj", 3}, {"a \"name\": {", 7}};
+  q.dynamic = {{"-:.*\\.3\\.", {}},
+               {"+:.*\\[x]{1,2}", {{"bits", "8"}, {"sym", "true"}, {"scale_search", "minmax"}}},
+               {"a: 'b", {{"group_size", "32"}}}};
+  job.fallback = {11, 5};
+  job.compute = {"cpu", "fp32", 3, "disk", "/a place"};
+  job.output = {.path = "null",
+                .overwrite = true,
+                .format = "dequantized",
+                .checkpoint_format = "gptq_v2",
+                .quantization_config = "mixed_gptq",
+                .max_shard_bytes = 1'000'000'000'000};
   job.checkpoint = {false, "check point", 0.5, 3, "accept"};
   job.comm = {12.25};
   job.eval = {"\xc3\xa4\x01", {"a,b.h5", "[c].h5"}, 11};
+  job.report = {true};
   job.log = {"debug", "lines"};
   return job;
 }
@@ -89,12 +104,13 @@ TEST(ConfigSchema, YamlRoundTripKeepsEveryKey) {
 TEST(ConfigSchema, ResultKeysAreTheJobsIdentity) {
   const JobConfig job = unusual_job();
   const auto base = result_keys(job);
-  EXPECT_EQ(base.at("quantization.bits"), "3");
+  EXPECT_EQ(base.at("quantization.bits"), "2");
+  EXPECT_EQ(base.at("quantization.module_bits"), "{\"a \\\"name\\\": {\": 7, down_proj: 3}");
   EXPECT_EQ(base.at("quantization.exclude"), "[\"a: b\", \"#x\", \"'\"]");
   for (const char* path :
-       {"compute.threads", "compute.micro_batch", "output.path", "output.overwrite", "checkpoint.enabled",
-        "checkpoint.path", "checkpoint.interval", "checkpoint.keep", "comm.timeout", "log.level",
-        "log.progress", "eval.model", "eval.data", "eval.num_samples"}) {
+       {"compute.threads", "fallback.max_layers", "report.errors", "output.path", "output.overwrite",
+        "checkpoint.enabled", "checkpoint.path", "checkpoint.interval", "checkpoint.keep", "comm.timeout",
+        "log.level", "log.progress", "eval.model", "eval.data", "eval.num_samples"}) {
     EXPECT_EQ(base.count(path), 0u) << path << " never changes the output's bytes";
   }
   JobConfig faster = job;
@@ -102,6 +118,9 @@ TEST(ConfigSchema, ResultKeysAreTheJobsIdentity) {
   faster.output.path = "elsewhere";
   faster.eval.data = {};
   EXPECT_EQ(result_keys(faster), base);
+  JobConfig reordered = job;
+  std::swap(reordered.quantization.dynamic[0], reordered.quantization.dynamic[1]);
+  EXPECT_NE(result_keys(reordered), base) << "the first rule that matches wins";
   JobConfig other = job;
   other.quantization.damp_percent = std::nextafter(other.quantization.damp_percent, 1.0);
   EXPECT_NE(result_keys(other), base);
@@ -128,6 +147,7 @@ TEST(ConfigSchema, LimitsSayWhatTheyAllow) {
   EXPECT_TRUE(half_open.allow(8.0));
   EXPECT_FALSE(half_open.allow(std::nextafter(8.0, 9.0)));
   EXPECT_EQ(find_key("quantization.group_size")->limits.describe(), "-1 or at least 1");
+  EXPECT_EQ(find_key("quantization.mlp_bits")->limits.describe(), "0 or in [2, 8]");
   EXPECT_EQ(find_key("comm.timeout")->limits.describe(), "above 0");
   EXPECT_FALSE(find_key("comm.timeout")->limits.allow(0.0));
   EXPECT_TRUE(find_key("checkpoint.interval")->limits.allow(0.0));

@@ -1,14 +1,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <fstream>
 #include <functional>
 
 #include "base/error.h"
 #include "base/sha256.h"
 #include "io/calibration.h"
-#include "io/vocabulary.h"
 #include "io/hdf5_handle.h"
+#include "io/vocabulary.h"
 #include "support/temp_directory.h"
 #include "support/tiny_model.h"
 
@@ -24,7 +25,7 @@ class Calibration : public ::testing::Test {
 
   std::string complaint(std::int64_t limit = 0, std::int64_t vocab = 100) {
     try {
-      read_calibration(path(), limit, vocab);
+      read_calibration(path(), {.limit = limit}, vocab);
     } catch (const InputError& error) {
       return error.what();
     } catch (const std::exception& error) {
@@ -60,7 +61,8 @@ class Calibration : public ::testing::Test {
 
   static void seal_hash(hid_t file) {
     Sha256 hash;
-    for (const char* name : {"input_ids", "lengths"}) {
+    for (const char* name : {"attention_mask", "input_ids", "lengths"}) {
+      if (H5Lexists(file, name, H5P_DEFAULT) <= 0) continue;
       const auto values = read(file, name);
       hash.update(values.data(), values.size() * 4);
     }
@@ -85,12 +87,36 @@ class Calibration : public ::testing::Test {
     H5Awrite(attribute.get(), H5T_NATIVE_INT64, &value);
   }
 
+  /// Makes the file one of version 2 with this mask (a row a sample).
+  void set_mask(const std::vector<std::vector<std::int32_t>>& mask) {
+    edit([&](hid_t file) {
+      const std::array<hsize_t, 2> shape{mask.size(), mask.front().size()};
+      const Hdf5Handle space(H5Screate_simple(2, shape.data(), nullptr));
+      const Hdf5Handle data(H5Dcreate2(file, "attention_mask", H5T_STD_I32LE, space.get(), H5P_DEFAULT,
+                                       H5P_DEFAULT, H5P_DEFAULT));
+      std::vector<std::int32_t> flat;
+      for (const auto& row : mask) flat.insert(flat.end(), row.begin(), row.end());
+      H5Dwrite(data.get(), H5T_NATIVE_INT32, H5S_ALL, H5S_ALL, H5P_DEFAULT, flat.data());
+      replace_integer(file, "version", 2);
+      seal_hash(file);
+    });
+  }
+
+  std::string complaint_of(const SampleChoice& choice) {
+    try {
+      read_calibration(path(), choice, 100);
+    } catch (const InputError& error) {
+      return error.what();
+    }
+    return "no complaint";
+  }
+
   TempDirectory directory_;
 };
 
 TEST_F(Calibration, RoundTrip) {
   write_calibration(path(), 5, 16, 100, 7);
-  const CalibrationData data = read_calibration(path(), 0, 100);
+  const CalibrationData data = read_calibration(path(), {}, 100);
   ASSERT_EQ(data.samples.size(), 5u);
   EXPECT_EQ(data.tokens(), 80);
   EXPECT_EQ(data.longest(), 16);
@@ -109,8 +135,8 @@ TEST_F(Calibration, RoundTrip) {
 
 TEST_F(Calibration, LimitTakesTheFirstSamples) {
   write_calibration(path(), 5, 16, 100, 7);
-  const CalibrationData all = read_calibration(path(), 0, 100);
-  const CalibrationData some = read_calibration(path(), 2, 100);
+  const CalibrationData all = read_calibration(path(), {}, 100);
+  const CalibrationData some = read_calibration(path(), {.limit = 2}, 100);
   ASSERT_EQ(some.samples.size(), 2u);
   EXPECT_EQ(some.samples[1], all.samples[1]);
   EXPECT_EQ(some.sha256, all.sha256);
@@ -119,7 +145,7 @@ TEST_F(Calibration, LimitTakesTheFirstSamples) {
 
 TEST_F(Calibration, PaddingIsDropped) {
   write_calibration(path(), 8, 16, 100, 3, true);
-  const CalibrationData data = read_calibration(path(), 0, 100);
+  const CalibrationData data = read_calibration(path(), {}, 100);
   edit([&](hid_t file) {
     const auto lengths = read(file, "lengths");
     for (std::size_t s = 0; s < 8; ++s) EXPECT_EQ(data.samples[s].size(), std::size_t(lengths[s]));
@@ -135,7 +161,7 @@ TEST_F(Calibration, FixedLengthStringsAndOtherIntegerTypes) {
     replace_integer(file, "seqlen", 8);
     seal_hash(file);
   });
-  EXPECT_EQ(read_calibration(path(), 0, 100).source, "a file");
+  EXPECT_EQ(read_calibration(path(), {}, 100).source, "a file");
 }
 
 TEST_F(Calibration, WrongHash) {
@@ -192,8 +218,8 @@ TEST_F(Calibration, ShapesAgainstAttributes) {
 
 TEST_F(Calibration, OtherFormatsAndVersions) {
   write_calibration(path(), 3, 8, 100, 1);
-  edit([](hid_t file) { replace_integer(file, "version", 2); });
-  EXPECT_THAT(complaint(), HasSubstr("format version 2"));
+  edit([](hid_t file) { replace_integer(file, "version", 3); });
+  EXPECT_THAT(complaint(), AllOf(HasSubstr("format version 3"), HasSubstr("reads versions 1 and 2")));
   edit([](hid_t file) { replace_text(file, "format", "something"); });
   EXPECT_THAT(complaint(), HasSubstr("'something'"));
   edit([](hid_t file) { H5Adelete(file, "format"); });
@@ -220,7 +246,7 @@ TEST_F(Calibration, FilesThatAreNotHdf5) {
 TEST_F(Calibration, TruncatedFile) {
   write_calibration(path(), 64, 256, 100, 1);
   std::filesystem::resize_file(path(), std::filesystem::file_size(path()) / 2);
-  EXPECT_THROW(read_calibration(path(), 0, 100), Error);
+  EXPECT_THROW(read_calibration(path(), {}, 100), Error);
 }
 
 class Tokenizer : public Calibration {
@@ -242,7 +268,8 @@ TEST_F(Tokenizer, OtherWordsAreRefused) {
 
 // Found when evaluating GPTQModel's output: it saves the tokenizer again, in other bytes.
 TEST_F(Tokenizer, SavedAgainInAnotherFormIsTheSame) {
-  write_tokenizer(R"({"model": {"vocab": {"\u00e9": 0, "b": 1}}, "added_tokens": [{"id": 1, "content": "b"}]})");
+  write_tokenizer(
+      R"({"model": {"vocab": {"\u00e9": 0, "b": 1}}, "added_tokens": [{"id": 1, "content": "b"}]})");
   const std::string first = vocabulary_sha256(model());
   write_tokenizer("{\"version\": \"1.0\",\n \"model\": {\"vocab\": {\"b\": 1, \"\u00e9\": 0}}}");
   EXPECT_EQ(vocabulary_sha256(model()), first);
@@ -255,6 +282,106 @@ TEST_F(Tokenizer, SavedAgainInAnotherFormIsTheSame) {
 TEST_F(Tokenizer, BrokenFileIsNamed) {
   write_tokenizer("{\"model\": ");
   EXPECT_THROW(vocabulary_sha256(model()), InputError);
+}
+
+TEST_F(Calibration, MaskedPaddingIsDroppedOnBothSides) {
+  write_calibration(path(), 3, 6, 100, 4);
+  const CalibrationData whole = read_calibration(path(), {}, 100);
+  set_mask({{0, 0, 1, 1, 1, 1}, {1, 1, 1, 0, 0, 0}, {1, 1, 1, 1, 1, 1}});
+  const CalibrationData data = read_calibration(path(), {}, 100);
+  const auto part = [&](std::size_t sample, int first, int end) {
+    return std::vector<std::int32_t>(whole.samples[sample].begin() + first,
+                                     whole.samples[sample].begin() + end);
+  };
+  EXPECT_EQ(data.samples[0], part(0, 2, 6));
+  EXPECT_EQ(data.samples[1], part(1, 0, 3));
+  EXPECT_EQ(data.samples[2], whole.samples[2]);
+  EXPECT_EQ(data.padding, 5);
+  EXPECT_NE(data.sha256, whole.sha256) << "the mask is part of the content";
+}
+
+TEST_F(Calibration, MasksThatCannotBeMeant) {
+  const auto complaint_of_mask = [&](const std::vector<std::int32_t>& second_row) {
+    write_calibration(path(), 2, 4, 100, 4);
+    set_values("lengths", {{1, 3}}, true);
+    set_mask({{1, 1, 1, 1}, second_row});
+    return complaint();
+  };
+  EXPECT_EQ(complaint_of_mask({1, 1, 1, 0}), "no complaint");
+  EXPECT_THAT(complaint_of_mask({1, 0, 1, 0}),
+              AllOf(HasSubstr("sample 1: attention_mask goes on after padding"), HasSubstr("at position 2")));
+  EXPECT_THAT(complaint_of_mask({1, 1, 1, 1}), HasSubstr("beyond the sample's length at position 3"));
+  EXPECT_THAT(complaint_of_mask({1, 2, 1, 0}), HasSubstr("neither 0 nor 1 at position 1"));
+  EXPECT_THAT(complaint_of_mask({0, 0, 0, 0}), HasSubstr("sample 1 is nothing but padding"));
+}
+
+TEST_F(Calibration, MaskOfVersion1IsRefused) {
+  write_calibration(path(), 1, 4, 100, 4);
+  set_mask({{1, 1, 1, 0}});
+  edit([](hid_t file) { replace_integer(file, "version", 1); });
+  EXPECT_THAT(complaint(), HasSubstr("version 1 of the format does not know"));
+}
+
+TEST_F(Calibration, DamagedMaskIsFound) {
+  write_calibration(path(), 1, 4, 100, 4);
+  set_mask({{1, 1, 1, 0}});
+  set_values("attention_mask", {{2, 0}}, false);
+  EXPECT_THAT(complaint(), HasSubstr("damaged"));
+}
+
+TEST_F(Calibration, PadTokenIsPaddingAtTheEndsOnly) {
+  write_calibration(path(), 1, 8, 100, 4);
+  set_values("input_ids", {{0, 9}, {1, 9}, {2, 5}, {3, 9}, {4, 6}, {5, 7}, {6, 9}, {7, 9}}, true);
+  const CalibrationData data = read_calibration(path(), {.pad_token = 9}, 100);
+  EXPECT_EQ(data.samples[0], (std::vector<std::int32_t>{5, 9, 6, 7}));
+  EXPECT_EQ(data.padding, 4);
+  EXPECT_EQ(read_calibration(path(), {}, 100).samples[0].size(), 8u);
+}
+
+TEST_F(Calibration, PadTokenMayLieOutsideTheVocabulary) {
+  write_calibration(path(), 1, 4, 100, 4);
+  set_values("input_ids", {{3, 100}}, true);
+  EXPECT_THAT(complaint(), HasSubstr("token id 100"));
+  EXPECT_EQ(complaint_of({.pad_token = 100}), "no complaint");
+}
+
+TEST_F(Calibration, ShortSamplesAreLeftOutBeforeTheyAreCounted) {
+  write_calibration(path(), 5, 8, 100, 4);
+  set_values("lengths", {{0, 3}, {2, 5}, {3, 4}}, true);
+  const CalibrationData data = read_calibration(path(), {.limit = 2, .min_length = 5}, 100);
+  ASSERT_EQ(data.samples.size(), 2u);
+  EXPECT_EQ(data.rows, (std::vector<std::int64_t>{1, 2}));
+  EXPECT_EQ(data.samples[1].size(), 5u);
+  EXPECT_EQ(read_calibration(path(), {.min_length = 5}, 100).left_out, 2);
+  EXPECT_THAT(complaint_of({.limit = 4, .min_length = 5}),
+              AllOf(HasSubstr("holds 5 samples, 3 of them of at least 5 tokens, but 4 are asked for"),
+                    HasSubstr("lower num_samples or min_length")));
+  EXPECT_THAT(complaint_of({.min_length = 9}), HasSubstr("0 of them of at least 9 tokens"));
+}
+
+TEST_F(Calibration, SortingChangesTheOrderAndNothingElse) {
+  write_calibration(path(), 5, 8, 100, 4);
+  set_values("lengths", {{0, 3}, {2, 5}, {3, 3}}, true);
+  const CalibrationData plain = read_calibration(path(), {.limit = 4}, 100);
+  const CalibrationData sorted = read_calibration(path(), {.limit = 4, .longest_first = true}, 100);
+  EXPECT_EQ(sorted.rows, (std::vector<std::int64_t>{1, 2, 0, 3}))
+      << "equally long ones keep the file's order";
+  for (std::size_t s = 0; s < 4; ++s)
+    EXPECT_EQ(sorted.samples[s], plain.samples[static_cast<std::size_t>(sorted.rows[s])]);
+}
+
+TEST_F(Calibration, ChoiceFollowsTheSection) {
+  CalibrationSection section;
+  section.num_samples = 3;
+  section.min_length = 10;
+  section.pad_token = 7;
+  section.order = "longest_first";
+  const SampleChoice choice = choice_of(section);
+  EXPECT_EQ(choice.limit, 3);
+  EXPECT_EQ(choice.min_length, 10);
+  EXPECT_EQ(choice.pad_token, 7);
+  EXPECT_TRUE(choice.longest_first);
+  EXPECT_FALSE(choice_of({}).longest_first);
 }
 
 }  // namespace

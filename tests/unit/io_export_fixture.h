@@ -26,7 +26,7 @@ inline QuantizedLayer pattern_layer(const std::string& module, const LinearShape
   layer.bits = options.bits;
   const std::int64_t size = options.group_size < 0 ? shape.in_features : options.group_size;
   layer.groups = (shape.in_features + size - 1) / size;
-  const std::int64_t codes = std::int64_t{1} << options.bits;
+  const std::int64_t codes = options.trits ? 3 : std::int64_t{1} << options.bits;
   for (std::int64_t row = 0; row < shape.out_features; ++row) {
     for (std::int64_t col = 0; col < shape.in_features; ++col) {
       layer.codes.push_back(static_cast<std::uint8_t>((row * 7 + col * 3) % codes));
@@ -61,7 +61,7 @@ class ExportTest : public ::testing::Test {
     for (const StageGroup& group : model.groups()) {
       for (const LinearShape& shape : group.layers) {
         const std::string module = block_prefix(model.architecture(), block) + shape.name;
-        if (recipe.selects(module)) layers.push_back(pattern_layer(module, shape, recipe.section()));
+        if (recipe.selects(module)) layers.push_back(pattern_layer(module, shape, recipe.section_of(module)));
       }
     }
     return layers;
@@ -81,6 +81,9 @@ class ExportTest : public ::testing::Test {
     const Recipe recipe(job_.quantization);
     Exporter exporter(job_, model, recipe, fingerprint);
     write_blocks(exporter, model, recipe);
+    const LinearShape head = head_shape(model.architecture(), model.config());
+    if (recipe.quantizes_head())
+      exporter.write_head(pattern_layer(head.name, head, recipe.section_of(head.name)));
     exporter.finish();
   }
 

@@ -7,7 +7,9 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "config/job_schema.h"
 #include "io/report.h"
+#include "quant/fallback.h"
 #include "support/temp_directory.h"
 
 namespace gptq::test {
@@ -80,6 +82,44 @@ TEST(Report, JsonHoldsEverything) {
   ASSERT_EQ(report["layers"].size(), 2u);
   EXPECT_EQ(report["layers"][1]["fallback"], true);
   EXPECT_EQ(report["layers"][1]["fallback_reason"], example().layers[1].fallback_reason);
+}
+
+TEST(Report, ShowsEveryKeyOfTheJob) {
+  const TempDirectory directory;
+  Report report = example();
+  report.job.quantization.module_bits = {{"down_proj", 8}};
+  report.job.quantization.dynamic = {{"-:.*q", {}}, {"+:.*a", {{"bits", "3"}, {"scale_search", "mse"}}}};
+  report.job.quantization.best_of = {"damp_percent=0.01"};
+  write_report(report, directory.path());
+  const json job = json::parse(read_text_file(directory / "report.json"))["job"];
+  for (const Key& key : job_keys()) {
+    ASSERT_TRUE(job.contains(key.section())) << key.path;
+    EXPECT_TRUE(job[key.section()].contains(key.name())) << key.path;
+  }
+  EXPECT_EQ(job["quantization"]["module_bits"], json({{"down_proj", 8}}));
+  EXPECT_EQ(job["quantization"]["dynamic"]["-:.*q"], json::object());
+  EXPECT_EQ(job["quantization"]["dynamic"]["+:.*a"], json({{"bits", 3}, {"scale_search", "mse"}}));
+  EXPECT_EQ(job["quantization"]["best_of"], json({"damp_percent=0.01"}));
+  EXPECT_EQ(job["quantization"]["damp_percent"], 0.05);
+  EXPECT_EQ(job["quantization"]["sym"], true);
+  EXPECT_EQ(job["fallback"]["max_layers"], 0);
+}
+
+TEST(Report, CountsFallbacksByReason) {
+  const TempDirectory directory;
+  Report report = example();
+  report.layers.resize(4);
+  report.layers[2].fallback = report.layers[3].fallback = true;
+  report.layers[2].fallback_reason = report.layers[3].fallback_reason = too_few_tokens(256);
+  write_report(report, directory.path());
+  const json reasons = json::parse(read_text_file(directory / "report.json"))["summary"]["fallback_reasons"];
+  EXPECT_EQ(reasons.size(), 2u);
+  EXPECT_EQ(reasons[too_few_tokens(256)], 2);
+  EXPECT_EQ(reasons[report.layers[1].fallback_reason], 1);
+  EXPECT_THAT(too_few_tokens(256), HasSubstr("fewer than 256 tokens"));
+  EXPECT_TRUE(is_too_thin(255, 256));
+  EXPECT_FALSE(is_too_thin(256, 256));
+  EXPECT_FALSE(is_too_thin(0, 0)) << "0: never";
 }
 
 TEST(Report, CsvHasARowALayerAndQuotesWhatItMust) {

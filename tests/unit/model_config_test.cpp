@@ -134,6 +134,70 @@ TEST(ModelConfig, QuantizedModels) {
               AllOf(HasSubstr("quantization_config.quant_method"), HasSubstr("gptq"), HasSubstr("awq")));
 }
 
+QuantizedConfig quantized_with(const std::string& text) {
+  const std::string config = smallest().dump();
+  return read_text(config.substr(0, config.size() - 1) + ", \"quantization_config\": " + text + "}")
+      .quantized;
+}
+
+TEST(QuantizedModules, FirstRuleThatMatchesFromTheStartWins) {
+  const QuantizedConfig q = quantized_with(
+      R"({"bits": 4, "group_size": 64, "dynamic": {
+          "z.*": {"bits": 2},
+          "+:.*\\.1\\.mlp": {"bits": 8, "group_size": -1},
+          "-:.*down_proj": {},
+          ".*mlp": {"sym": false, "desc_act": true},
+          "mlp": {"bits": 3}}})");
+  const auto form = [&](const char* module) { return q.form_of(module); };
+  EXPECT_EQ(form("model.layers.1.mlp.down_proj"), (QuantizedForm{8, -1, true, false}));
+  EXPECT_FALSE(q.skips("model.layers.1.mlp.down_proj")) << "an earlier rule decides";
+  EXPECT_TRUE(q.skips("model.layers.2.mlp.down_proj"));
+  EXPECT_EQ(form("model.layers.2.mlp.up_proj"), (QuantizedForm{4, 64, false, true}));
+  EXPECT_EQ(form("model.layers.2.self_attn.q_proj"), (QuantizedForm{4, 64, true, false}));
+  EXPECT_FALSE(q.skips("model.layers.2.self_attn.q_proj"));
+  EXPECT_TRUE(q.has_exceptions());
+  EXPECT_FALSE(quantized_with(R"({"bits": 4, "dynamic": {"-:x": {}}})").has_exceptions());
+}
+
+TEST(QuantizedModules, OneCompsList) {
+  const QuantizedConfig q = quantized_with(
+      R"({"quant_method": "mixed_gptq", "bits": 4, "group_size": 64, "sym": false, "quantization_bits": [
+          {"self_attn": {"bits": 8, "method": "gptq", "params": {"group_size": 32}}},
+          {"mlp.up_proj": {"bits": 3, "group_size": -1}, "_all": {"bits": 2}},
+          {}]})");
+  EXPECT_TRUE(q.mixed);
+  EXPECT_EQ(q.form_of("model.layers.0.self_attn.q_proj"), (QuantizedForm{8, 32, false, false}));
+  EXPECT_TRUE(q.skips("model.layers.0.mlp.up_proj"));
+  EXPECT_EQ(q.form_of("model.layers.1.mlp.up_proj"), (QuantizedForm{3, -1, false, false}));
+  EXPECT_EQ(q.form_of("model.layers.1.mlp.down_proj"), (QuantizedForm{2, 64, false, false}));
+  EXPECT_TRUE(q.skips("model.layers.2.mlp.down_proj"));
+  EXPECT_EQ(q.form_of("lm_head"), (QuantizedForm{4, 64, false, false}));
+  EXPECT_FALSE(q.skips("lm_head")) << "the list says nothing of what lies outside the blocks";
+}
+
+TEST(QuantizedModules, WhatCannotBeReadIsNamed) {
+  const auto complaint_about = [](const std::string& text) {
+    try {
+      quantized_with(text);
+    } catch (const InputError& error) {
+      return std::string(error.what());
+    }
+    return std::string("no error");
+  };
+  EXPECT_THAT(complaint_about(R"({"dynamic": {"+:(": {}}})"), HasSubstr("the rule '+:('"));
+  EXPECT_THAT(complaint_about(R"({"dynamic": [1]})"), HasSubstr("dynamic must be an object"));
+  EXPECT_THAT(complaint_about(R"({"dynamic": {"a": {"bits": 9}}})"),
+              HasSubstr("dynamic['a'].bits must be 2 to 8"));
+  EXPECT_THAT(complaint_about(R"({"dynamic": {"a": 4}})"), HasSubstr("dynamic['a']. must be a JSON object"));
+  EXPECT_THAT(complaint_about(R"({"quant_method": "mixed_gptq"})"),
+              HasSubstr("quantization_bits is required"));
+  EXPECT_THAT(
+      complaint_about(R"({"quant_method": "mixed_gptq", "quantization_bits": [{"a": {"method": "dbf"}}]})"),
+      HasSubstr("quantization_bits[0].a.method must be gptq"));
+  EXPECT_THAT(complaint_about(R"({"quant_method": "mixed_gptq", "quantization_bits": [4]})"),
+              HasSubstr("must hold an object for every block"));
+}
+
 TEST(ModelConfig, ComplaintsNameFileKeyAndExpectation) {
   EXPECT_THAT(complaint("{broken"), AllOf(HasSubstr("config.json"), HasSubstr("not valid JSON")));
   EXPECT_THAT(complaint("[1]"), AllOf(HasSubstr("config.json"), HasSubstr("object")));

@@ -115,6 +115,64 @@ class PrepareCalibration(unittest.TestCase):
         self.assertEqual([[0, 1, 2, 3, 63, 63, 63, 63], list(range(8))], ids.tolist())
         self.assertEqual([4, 8], lengths.tolist())
 
+    def write_rows(self, *lengths):
+        first, rows = 0, []
+        for length in lengths:
+            rows.append(" ".join(WORDS[(first + i) % 50] for i in range(length)))
+            first += length
+        return self.write("rows.jsonl", "\n".join(json.dumps({"text": row}) for row in rows))
+
+    def test_rows_are_sorted_and_stay_the_same(self):
+        options = ("--source", self.write_rows(3, 7, 5, 7), "--mode", "rows", "--nsamples", 4, "--seqlen", 8)
+        unsorted, lengths, *_ = self.run_tool(*options)
+        self.assertEqual([3, 7, 5, 7], lengths.tolist())
+        longest, lengths, *_ = self.run_tool(*options, "--sort", "longest")
+        self.assertEqual([7, 7, 5, 3], lengths.tolist())
+        self.assertEqual(unsorted[[1, 3, 2, 0]].tolist(), longest.tolist(), "equally long rows keep their order")
+        self.assertEqual([3, 5, 7, 7], self.run_tool(*options, "--sort", "shortest")[1].tolist())
+
+    def test_packed_rows_leave_no_padding(self):
+        options = ("--mode", "rows", "--pack", "--seqlen", 6, "--nsamples", 2)
+        ids, lengths, attributes, _ = self.run_tool("--source", self.write_rows(5, 1, 9), *options, "--min-length", 1)
+        self.assertEqual([list(range(6)), list(range(6, 12))], ids.tolist())
+        self.assertEqual([6, 6], lengths.tolist())
+        self.assertEqual("packed", attributes["mode"])
+        ids, *_ = self.run_tool("--source", self.write_rows(5, 1, 9), *options)
+        self.assertEqual([[0, 1, 2, 3, 4, 6], list(range(7, 13))], ids.tolist(), "the row of one token is too short")
+        ids, *_ = self.run_tool("--source", self.write_rows(4, 4, 4), *options, "--separator", "w49")
+        self.assertEqual([[0, 1, 2, 3, 49, 4], [5, 6, 7, 49, 8, 9]], ids.tolist())
+
+    def test_refuses_too_few_rows_to_pack(self):
+        self.assert_refused("packs into 2 samples of 6 tokens, not 3", "--source", self.write_rows(5, 9), "--mode", "rows",
+                            "--pack", "--seqlen", 6, "--nsamples", 3)
+
+    def test_padding_is_masked(self):
+        options = ("--source", self.write_rows(3, 12, 5), "--mode", "rows", "--nsamples", 3, "--pad-to", 8)
+        for side in ("left", "right"):
+            ids, lengths, attributes, _ = self.run_tool(*options, "--pad-side", side)
+            with h5py.File(self.output) as file:
+                mask = file["attention_mask"][:]
+            self.assertEqual(2, attributes["version"])
+            self.assertEqual(8, attributes["seqlen"])
+            self.assertEqual(np.dtype("<i4"), mask.dtype)
+            self.assertEqual([3, 8, 5], mask.sum(axis=1).tolist(), "longer rows are cut")
+            self.assertEqual([0, 1, 2], ids[0][mask[0] == 1].tolist())
+            self.assertEqual([63] * 5, ids[0][mask[0] == 0].tolist())
+            self.assertEqual([8, 8, 8] if side == "left" else [3, 8, 5], lengths.tolist())
+            self.assertEqual(0 if side == "left" else 1, mask[0, 0])
+            self.assertEqual(hashlib.sha256(mask.tobytes() + ids.tobytes() + lengths.tobytes()).hexdigest(),
+                             attributes["sha256"])
+
+    def test_refuses_row_options_elsewhere(self):
+        rows = ("--source", self.write_rows(9, 9), "--mode", "rows", "--nsamples", 1, "--seqlen", 8)
+        for option in (("--pack",), ("--sort", "longest"), ("--pad-to", 8), ("--min-length", 4)):
+            self.assert_refused("applies to --mode rows only", "--source", self.text, *option)
+        self.assert_refused("do not go with it", *rows, "--pack", "--pad-to", 8)
+        self.assert_refused("do not go with it", *rows, "--pack", "--sort", "longest")
+        self.assert_refused("--separator goes with --pack", *rows, "--separator", "x")
+        self.assert_refused("at least 2 tokens", *rows, "--pad-to", 0)
+        self.assert_refused("--pad-side goes with --pad-to", *rows, "--pad-side", "left")
+
     def test_text_blocks_are_rows(self):
         ids, lengths, *_ = self.run_tool("--source", self.write("b.txt", "w1 w2\n\nw3 w4 w5\n\n\n"), "--mode", "rows",
                                          "--nsamples", 2, "--seqlen", 4)

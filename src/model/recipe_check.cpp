@@ -1,0 +1,168 @@
+#include "model/recipe_check.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <regex>
+
+#include "base/error.h"
+#include "config/nearest.h"
+#include "model/safetensors_reader.h"
+
+namespace gptq {
+namespace {
+
+/// A recipe and the layers it is for.
+class RecipeChecker {
+ public:
+  RecipeChecker(const ModelWeights& model, const JobConfig& job)
+      : model_(model), job_(job), section_(job.quantization), recipe_(job.quantization) {
+    for (const StageGroup& group : model.groups()) {
+      for (const LinearShape& layer : group.layers) names_.push_back(layer.name);
+    }
+    for (std::int64_t block = 0; block < model.config().num_hidden_layers; ++block) {
+      for (const std::string& name : names_) modules_.push_back(module(block, name));
+    }
+    if (recipe_.quantizes_head(head())) modules_.push_back(head());
+  }
+
+  std::vector<std::string> run() {
+    check_names();
+    check_something_is_left();
+    const std::string problem = head_problem(model_, recipe_);
+    if (!problem.empty()) mistakes_.push_back(problem);
+    check_mixed_form();
+    if (!mistakes_.empty()) {
+      throw UsageError("the recipe does not fit the model {}:\n{}", model_.files().directory().string(),
+                       fmt::join(mistakes_, "\n"));
+    }
+    note_idle_rules();
+    for (const JoinedModules& joined : joined_modules(model_.architecture())) note_joined(joined);
+    return std::move(notes_);
+  }
+
+ private:
+  std::string module(std::int64_t block, const std::string& name) const {
+    return block_prefix(model_.architecture(), block) + name;
+  }
+
+  std::string head() const { return std::string(model_.architecture().head); }
+
+  void check_names() {
+    for (const std::string& name : section_.modules_in_block_to_quantize) {
+      if (std::find(names_.begin(), names_.end(), name) != names_.end()) continue;
+      mistakes_.push_back(
+          fmt::format("quantization.modules_in_block_to_quantize: no layer of a block is called '{}'{}", name,
+                      nearest_hint("name", name, names_)));
+    }
+    for (const auto& [name, bits] : section_.module_bits) {
+      QuantizationSection alone;
+      alone.module_bits = {{name, bits}};
+      const bool known = std::any_of(modules_.begin(), modules_.end(), [&](const std::string& module) {
+        return name_in_module_bits(alone, module) != nullptr;
+      });
+      if (known) continue;
+      mistakes_.push_back(fmt::format("quantization.module_bits: no layer is called '{}'{}", name,
+                                      nearest_hint("name", name, names_)));
+    }
+  }
+
+  void check_something_is_left() {
+    const bool selected = std::any_of(modules_.begin(), modules_.end(), [&](const std::string& module) {
+      return module == head() || recipe_.selects(module);
+    });
+    if (!selected) {
+      mistakes_.push_back(
+          "quantization: include, exclude, modules_in_block_to_quantize and dynamic leave no layer to "
+          "quantize");
+    }
+  }
+
+  /// OneComp's list knows the bits and the group size of a block's modules, and nothing else.
+  void check_mixed_form() {
+    if (job_.output.quantization_config != "mixed_gptq") return;
+    const QuantizedForm base = stored_form(section_);
+    for (const std::string& module : modules_) {
+      if (module != head() && !recipe_.selects(module)) continue;
+      const QuantizedForm form = stored_form(recipe_.section_of(module));
+      const bool said =
+          form.sym == base.sym && form.desc_act == base.desc_act && (module != head() || form == base);
+      if (said) continue;
+      mistakes_.push_back(fmt::format(
+          "output.quantization_config: mixed_gptq cannot say that {} differs from the others in {}; "
+          "use gptq, or give it the same",
+          module, module == head() ? "bits, group_size, sym or desc_act" : "sym or desc_act"));
+      return;
+    }
+  }
+
+  void note_idle_rules() {
+    for (const ModuleRule& rule : section_.dynamic) note_if_idle("dynamic", rule.pattern, rule.regex(), true);
+    for (const std::string& text : section_.include) note_if_idle("include", text, text, false);
+  }
+
+  void note_if_idle(const char* key, const std::string& shown, const std::string& text, bool from_start) {
+    const std::regex regex(text, std::regex::ECMAScript);
+    const auto flags =
+        from_start ? std::regex_constants::match_continuous : std::regex_constants::match_default;
+    const bool matches = std::any_of(modules_.begin(), modules_.end(), [&](const std::string& module) {
+      return std::regex_search(module, regex, flags) || (!from_start && module.ends_with(text));
+    });
+    if (!matches) notes_.push_back(fmt::format("quantization.{}: '{}' matches no layer", key, shown));
+  }
+
+  /// Told once for each pair of joined modules, with the first block.
+  void note_joined(const JoinedModules& joined) {
+    std::int64_t blocks = 0;
+    std::string first;
+    for (std::int64_t block = 0; block < model_.config().num_hidden_layers; ++block) {
+      std::vector<std::string> forms;
+      for (const std::string& part : joined.parts) forms.push_back(form_text(module(block, part)));
+      if (std::all_of(forms.begin(), forms.end(), [&](const auto& form) { return form == forms.front(); }))
+        continue;
+      if (blocks++ > 0) continue;
+      for (std::size_t i = 0; i < forms.size(); ++i)
+        first += fmt::format("{}{} {}", i > 0 ? ", " : "", joined.parts[i], forms[i]);
+    }
+    if (blocks == 0) return;
+    notes_.push_back(fmt::format(
+        "vLLM and SGLang join {} into {} and will not load the output: in {} block(s) they differ ({}); give "
+        "them the same values",
+        fmt::join(joined.parts, ", "), joined.name, blocks, first));
+  }
+
+  std::string form_text(const std::string& module) const {
+    if (!recipe_.selects(module)) return "unquantized";
+    const QuantizedForm form = stored_form(recipe_.section_of(module));
+    return fmt::format("{} bit, group {}{}{}", form.bits, form.group_size, form.sym ? "" : ", asymmetric",
+                       form.desc_act ? ", activation order" : "");
+  }
+
+  const ModelWeights& model_;
+  const JobConfig& job_;
+  const QuantizationSection& section_;
+  const Recipe recipe_;
+  std::vector<std::string> names_;    ///< inside a block
+  std::vector<std::string> modules_;  ///< full names, and the head if it is asked for
+  std::vector<std::string> mistakes_;
+  std::vector<std::string> notes_;
+};
+
+}  // namespace
+
+std::string head_problem(const ModelWeights& model, const Recipe& recipe) {
+  const std::string head(model.architecture().head);
+  const bool tied = model.config().tie_word_embeddings && recipe.section().rotation == "none";
+  if (!tied || !recipe.quantizes_head(head)) return "";
+  return fmt::format(
+      "quantization.lm_head: the model ties {} to its embedding, which stays as it is; set lm_head to false, "
+      "or "
+      "rotation to hadamard, which unties the head",
+      head);
+}
+
+std::vector<std::string> check_recipe(const ModelWeights& model, const JobConfig& job) {
+  return RecipeChecker(model, job).run();
+}
+
+}  // namespace gptq
