@@ -89,6 +89,17 @@ class Settler {
 
 }  // namespace
 
+void apply_quality(QuantizationSection& section, const Given& given) {
+  const auto set = [&](const char* key, auto& member, auto value) {
+    if (!given(key)) member = value;
+  };
+  if (section.quality == "fast") return;
+  set("correction_alpha", section.correction_alpha, 1.0);
+  if (section.quality == "default") return;
+  set("refine_sweeps", section.refine_sweeps, 3);
+  set("rotation", section.rotation, "hadamard");
+}
+
 std::string Conflict::message(const std::string& place) const {
   if (other.empty()) return advice;
   return fmt::format("cannot be {} together with {}: {}{}; {}", value, other, other_value,

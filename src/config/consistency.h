@@ -21,6 +21,10 @@ struct Conflict {
   std::string message(const std::string& place) const;
 };
 
+/// Gives the keys that `quality` bundles their values, where they were not asked for: default corrects for
+/// errors of earlier layers, best also rotates and refines.
+void apply_quality(QuantizationSection& section, const std::function<bool(const std::string&)>& given);
+
 /// Values that were not given make way for given ones that exclude them; what remains is returned. given:
 /// whether a key (without its section) was asked for; the others hold defaults, or what a whole job says
 /// where a single layer says something else.

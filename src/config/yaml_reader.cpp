@@ -70,6 +70,7 @@ class JobReader {
               "is required: the Hugging Face directory of the source model");
     }
     const auto is_given = [this](const std::string& name) { return given("quantization." + name); };
+    apply_quality(job_.quantization, is_given);
     for (const Conflict& conflict : make_consistent(job_.quantization, is_given)) {
       mistake(given_["quantization." + conflict.key], "quantization." + conflict.key,
               conflict.message(given_["quantization." + conflict.other]));

@@ -64,8 +64,12 @@ ordered_json from_layer(const LayerStatistics& layer) {
           {"fallback", layer.fallback},
           {"fallback_reason", layer.fallback_reason},
           {"loss", from_double(layer.loss)},
+          {"squared_weight_error", from_double(layer.squared_weight_error)},
+          {"squared_output_error", from_double(layer.squared_output_error)},
           {"relative_weight_error", from_double(layer.relative_weight_error)},
           {"relative_output_error", from_double(layer.relative_output_error)},
+          {"variant", layer.variant},
+          {"held_out_error", from_double(layer.held_out_error)},
           {"seconds", from_double(layer.seconds)}};
 }
 
@@ -82,8 +86,12 @@ LayerStatistics to_layer(const ordered_json& json) {
   layer.fallback = json.at("fallback");
   layer.fallback_reason = json.at("fallback_reason");
   layer.loss = to_double(json.at("loss"));
+  layer.squared_weight_error = to_double(json.at("squared_weight_error"));
+  layer.squared_output_error = to_double(json.at("squared_output_error"));
   layer.relative_weight_error = to_double(json.at("relative_weight_error"));
   layer.relative_output_error = to_double(json.at("relative_output_error"));
+  layer.variant = json.at("variant");
+  layer.held_out_error = to_double(json.at("held_out_error"));
   layer.seconds = to_double(json.at("seconds"));
   return layer;
 }

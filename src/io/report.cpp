@@ -75,7 +75,7 @@ ordered_json memory_json(const MemoryFigures& memory) {
 }
 
 /// A row of the report: key and value in the order of the CSV's columns.
-ordered_json layer_json(const LayerStatistics& layer) {
+ordered_json layer_json(const LayerStatistics& layer, const JobConfig& job) {
   ordered_json json;
   json["block"] = layer.block;
   json["module"] = layer.module;
@@ -88,8 +88,14 @@ ordered_json layer_json(const LayerStatistics& layer) {
   json["fallback"] = layer.fallback;
   json["fallback_reason"] = layer.fallback_reason;
   json["loss"] = layer.loss;
+  if (job.report.errors) {
+    json["squared_weight_error"] = layer.squared_weight_error;
+    json["squared_output_error"] = layer.squared_output_error;
+  }
   json["relative_weight_error"] = layer.relative_weight_error;
   json["relative_output_error"] = layer.relative_output_error;
+  json["variant"] = layer.variant;
+  if (job.calibration.held_out > 0) json["held_out_error"] = layer.held_out_error;
   json["seconds"] = layer.seconds;
   return json;
 }
@@ -114,7 +120,7 @@ std::string report_json(const Report& report) {
     json["phase_seconds"][name] = phase.seconds;
   }
   json["layers"] = ordered_json::array();
-  for (const LayerStatistics& layer : report.layers) json["layers"].push_back(layer_json(layer));
+  for (const LayerStatistics& layer : report.layers) json["layers"].push_back(layer_json(layer, report.job));
   return json.dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n";
 }
 
@@ -130,11 +136,11 @@ std::string csv_field(const ordered_json& value) {
 
 std::string report_csv(const Report& report) {
   std::string text;
-  const ordered_json columns = layer_json({});
+  const ordered_json columns = layer_json({}, report.job);
   for (const auto& [key, value] : columns.items()) text += (text.empty() ? "" : ",") + key;
   text += "\n";
   for (const LayerStatistics& layer : report.layers) {
-    const ordered_json row = layer_json(layer);
+    const ordered_json row = layer_json(layer, report.job);
     std::string line;
     for (const auto& [key, value] : row.items()) line += (line.empty() ? "" : ",") + csv_field(value);
     text += line + "\n";

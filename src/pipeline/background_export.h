@@ -30,6 +30,11 @@ class BackgroundExport {
                             return sha256;
                           });
   }
+  /// After the last block; at once.
+  void write_head(const QuantizedLayer& head) {
+    wait();
+    exporter_->write_head(head);
+  }
   /// Waits until blocks 0 … `block` - 1 are on disk; returns their hashes. A later block may still be under
   /// way and is not waited for.
   std::vector<std::string> finish_up_to(std::int64_t block) {

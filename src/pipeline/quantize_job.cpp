@@ -15,6 +15,7 @@
 #include "pipeline/block_quantizer.h"
 #include "pipeline/checkpointer.h"
 #include "pipeline/embedding.h"
+#include "pipeline/head_quantizer.h"
 #include "pipeline/job_context.h"
 #include "pipeline/job_directory.h"
 #include "pipeline/job_inputs.h"
@@ -210,7 +211,7 @@ class QuantizeJob {
                        inputs_.cross_tokens(plan_.chunk_tokens, job_.quantization.correction_part),
                        inputs_.model->config().rms_norm_eps, phases_);
     StageSolver solver(*compute_.backend, comm_, *compute_.collectives, recipe_, inputs_.summed_tokens(),
-                       inputs_.summed_samples(), phases_);
+                       inputs_.summed_samples(), job_.fallback.min_tokens, phases_);
     std::int64_t index = first_block_;
     const BlockQuantizer::Tools tools{
         *inputs_.model,
@@ -249,6 +250,15 @@ class QuantizeJob {
       if (reference_) between.reference = &*reference_;
       checkpointer_->at_safe_point(between, report_.layers);
     }
+    if (recipe_.quantizes_head(std::string(inputs_.model->architecture().head))) quantize_head(tools);
+  }
+
+  void quantize_head(const BlockQuantizer::Tools& tools) {
+    SolvedStage solved =
+        HeadQuantizer(tools, compute_.dtype)
+            .run(uses_calibration() ? &*activations_ : nullptr, reference_ ? &*reference_ : nullptr);
+    record(solved.statistics);
+    if (export_) export_->write_head(std::move(solved.layers.front()));
   }
 
   BlockQuantizer::Streams streams() { return {*activations_, reference_ ? &*reference_ : nullptr}; }

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "quant/candidates.h"
+#include "quant/column_order.h"
 
 namespace gptq {
 namespace {
@@ -41,6 +42,11 @@ void keep_better_rows(const std::vector<QuantizedRows>& other, std::int64_t colu
 
 StageFactor StageFactors::make(const QuantizationSection& section) {
   StageFactor factor;
+  if (too_thin_) {
+    factor.columns = natural_columns(sums_.hessian.n, section);
+    factor.fallback = true;
+    return factor;
+  }
   std::vector<std::byte> bytes;
   {
     const auto scope = phases_.in("factor");
@@ -149,7 +155,8 @@ std::vector<QuantizedRows> RowSolver::solve_candidate(const std::vector<RowsToSo
   factors_.with_hessian(candidate);
   const auto scope = phases_.in("refine");
   backend_.kernels().refine_rows(parts, factor.columns, factor.hessian.as<float>(), options,
-                                 {candidate.refine_sweeps, candidate.refine_scales}, rows);
+                                 {candidate.refine_sweeps, candidate.refine_scales && candidate.per_channel},
+                                 rows);
   return rows;
 }
 

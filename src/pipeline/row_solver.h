@@ -19,9 +19,15 @@ namespace gptq {
 /// for. Damped and factored on the root, then shared. Collective.
 class StageFactors {
  public:
+  /// too_thin: the sums are not to be used, so everything falls back to round-to-nearest.
   StageFactors(Backend& backend, Communicator& comm, DeviceCollectives& device_comm, const StageSums& sums,
-               PhaseClock& phases)
-      : backend_(backend), comm_(comm), device_comm_(device_comm), sums_(sums), phases_(phases) {}
+               bool too_thin, PhaseClock& phases)
+      : backend_(backend),
+        comm_(comm),
+        device_comm_(device_comm),
+        sums_(sums),
+        too_thin_(too_thin),
+        phases_(phases) {}
 
   bool has_reference() const { return sums_.cross.n > 0; }
   StageFactor& of(const QuantizationSection& section);
@@ -37,6 +43,7 @@ class StageFactors {
   Communicator& comm_;
   DeviceCollectives& device_comm_;
   const StageSums& sums_;
+  bool too_thin_;
   PhaseClock& phases_;
   std::vector<std::pair<QuantizationSection, std::unique_ptr<StageFactor>>> made_;
 };

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "quant/column_order.h"
 #include "quant/fallback.h"
+#include "quant/tensor_scale.h"
 
 namespace gptq {
 namespace {
@@ -58,15 +59,36 @@ void place(QuantizedRows& rows, const RowRange& range, QuantizedLayer& layer) {
   copy(rows.zeros, layer.zeros, layer.groups);
 }
 
+/// given: of each layer; empty: scales are sought.
 std::vector<RowsToSolve> parts_of(const std::vector<LayerToQuantize>& layers,
+                                  const std::vector<GivenScales>& given,
                                   const std::vector<RowRange>& ranges) {
   std::vector<RowsToSolve> parts;
   for (const RowRange& range : ranges) {
-    const LayerToQuantize& layer = layers[static_cast<std::size_t>(range.layer)];
-    parts.push_back(
-        {layer.weight->matrix().rows_from(range.first, range.count), layer.prepared, range.first});
+    const auto index = static_cast<std::size_t>(range.layer);
+    const LayerToQuantize& layer = layers[index];
+    RowsToSolve part{layer.weight->matrix().rows_from(range.first, range.count), layer.prepared, range.first};
+    if (!given.empty()) {
+      part.scales = given[index].scales.data() + range.first;
+      part.zeros = given[index].zeros.data() + range.first;
+    }
+    parts.push_back(part);
   }
   return parts;
+}
+
+/// One grid a layer, where the recipe wants that.
+std::vector<GivenScales> tensor_scales(const std::vector<LayerToQuantize>& layers,
+                                       const QuantizationSection& section, const SolveColumns& columns,
+                                       int threads) {
+  std::vector<GivenScales> given;
+  if (section.per_channel) return given;
+  for (const LayerToQuantize& layer : layers) {
+    const Matrix weight = layer.weight->matrix();
+    given.push_back(
+        repeated(find_tensor_scale(weight, columns.weight, solve_options(section), threads), weight.rows));
+  }
+  return given;
 }
 
 std::int64_t rows_of(const std::vector<LayerToQuantize>& layers) {
@@ -79,13 +101,14 @@ std::int64_t rows_of(const std::vector<LayerToQuantize>& layers) {
 
 StageSolver::StageSolver(Backend& backend, Communicator& comm, DeviceCollectives& device_comm,
                          const Recipe& recipe, std::int64_t total_tokens, std::int64_t total_samples,
-                         PhaseClock& phases)
+                         std::int64_t min_tokens, PhaseClock& phases)
     : backend_(backend),
       comm_(comm),
       device_comm_(device_comm),
       recipe_(recipe),
       total_tokens_(total_tokens),
       total_samples_(total_samples),
+      min_tokens_(min_tokens),
       phases_(phases) {}
 
 std::vector<StageSolver::LayerClass> StageSolver::classes_of(
@@ -126,7 +149,10 @@ LayerStatistics StageSolver::statistics(const LayerToQuantize& layer, const Quan
   row.damp_percent = factor.damp_percent;
   row.damping_steps = factor.damping_steps;
   row.fallback = factor.fallback;
-  if (factor.fallback) row.fallback_reason = not_positive_definite();
+  if (factor.fallback) {
+    row.fallback_reason =
+        is_too_thin(total_tokens_, min_tokens_) ? too_few_tokens(min_tokens_) : not_positive_definite();
+  }
   return row;
 }
 
@@ -136,7 +162,9 @@ SolvedStage StageSolver::solve_over_ranks(const LayerClass& members, const Stage
   for (const LayerToQuantize& layer : members.layers) out_features.push_back(layer.weight->shape[0]);
   SolvedRows own;
   own.ranges = rows_of_rank(out_features, comm_.rank(), comm_.size());
-  own.rows = solve_own(parts_of(members.layers, own.ranges), own.ranges);
+  const std::vector<GivenScales> given =
+      tensor_scales(members.layers, members.section, factor.columns, backend_.threads());
+  own.rows = solve_own(parts_of(members.layers, given, own.ranges), own.ranges);
 
   const auto scope = phases_.in("gather");
   SolvedStage result;
@@ -155,6 +183,8 @@ SolvedStage StageSolver::solve_over_ranks(const LayerClass& members, const Stage
   for (std::size_t i = 0; i < sums.size(); ++i) {
     LayerStatistics& row = result.statistics[i];
     row.loss = sums[i].loss;
+    row.squared_weight_error = sums[i].weight_error;
+    row.squared_output_error = sums[i].output_error;
     row.relative_weight_error = ratio(sums[i].weight_error, sums[i].weight_norm);
     row.relative_output_error = ratio(sums[i].output_error, sums[i].output_norm);
   }
@@ -211,7 +241,7 @@ SolvedStage StageSolver::class_by_class(const std::vector<LayerToQuantize>& laye
 
 SolvedStage StageSolver::solve(const StageSums& sums, const std::vector<LayerToQuantize>& layers,
                                std::int64_t block, HeldOutJudge* judge) {
-  StageFactors factors(backend_, comm_, device_comm_, sums, phases_);
+  StageFactors factors(backend_, comm_, device_comm_, sums, is_too_thin(total_tokens_, min_tokens_), phases_);
   return class_by_class(
       layers, [&](const LayerClass& members) { return solve_class(members, factors, block, judge); });
 }

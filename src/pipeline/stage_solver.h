@@ -12,9 +12,11 @@ namespace gptq {
 /// with the same values of the recipe go together.
 class StageSolver {
  public:
-  /// total_tokens, total_samples: in the Hessians, of all ranks.
+  /// total_tokens, total_samples: in the Hessians, of all ranks; with fewer tokens than min_tokens layers are
+  /// rounded to nearest.
   StageSolver(Backend& backend, Communicator& comm, DeviceCollectives& device_comm, const Recipe& recipe,
-              std::int64_t total_tokens, std::int64_t total_samples, PhaseClock& phases);
+              std::int64_t total_tokens, std::int64_t total_samples, std::int64_t min_tokens,
+              PhaseClock& phases);
 
   /// judge: null where nothing is held out. Collective.
   SolvedStage solve(const StageSums& sums, const std::vector<LayerToQuantize>& layers, std::int64_t block,
@@ -50,6 +52,7 @@ class StageSolver {
   const Recipe& recipe_;
   std::int64_t total_tokens_;
   std::int64_t total_samples_;
+  std::int64_t min_tokens_;
   PhaseClock& phases_;
 };
 

@@ -18,9 +18,9 @@ namespace gptq {
 struct StageInput {
   Activations& activations;
   Activations* reference = nullptr;  ///< the same chunks in the full-precision stream; null: there is none
-  double cross_part = 0;             ///< of the chunks that are in C; 0: C is not needed
   std::int64_t width = 0;
   bool weighted = false;       ///< a row counts by the inverse square of the residual stream (token_weight)
+  double cross_part = 0;       ///< of the chunks that are in C; 0: C is not needed
   std::vector<float> maximum;  ///< this rank's column magnitudes of x
   std::vector<float> reference_maximum;  ///< and of the reference's
 };

@@ -22,6 +22,8 @@ struct LayerStatistics {
   bool fallback = false;
   std::string fallback_reason;
   double loss = 0;                   ///< GPTQ's own: Σ (v-q)²/(2 U²), H scaled by 2/tokens
+  double squared_weight_error = 0;   ///< |W-Q|²
+  double squared_output_error = 0;   ///< tr((W-Q)H(W-Q)ᵀ)
   double relative_weight_error = 0;  ///< |W-Q|² / |W|²
   double relative_output_error = 0;  ///< tr((W-Q)H(W-Q)ᵀ) / tr(WHWᵀ); W is the corrected weight, if any
   std::string variant;               ///< plain | corrected | refined | corrected, refined

@@ -1,4 +1,5 @@
 // Padding of calibration samples: it costs nothing and changes nothing.
+#include "base/error.h"
 #include "job_fixture.h"
 
 namespace gptq::test {

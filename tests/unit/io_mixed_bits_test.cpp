@@ -1,4 +1,5 @@
 // Outputs whose modules are not stored alike: what config.json says of them, and that it is read back so.
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <regex>
 
