@@ -48,20 +48,26 @@ TEST_P(ResumeRecipes, GiveTheSameBytesWhereverTheyWereInterrupted) {
 // round-to-nearest.
 INSTANTIATE_TEST_SUITE_P(
     Recipes, ResumeRecipes,
-    testing::Values(ResumeCase{"sequential", "", {}, {1, 3, 6, 12, 13, 20}},
-                    ResumeCase{"not_sequential", "  true_sequential: false\n", {}, {2, 7, 11, 15}},
-                    ResumeCase{"desc_act", "  desc_act: true\n  act_group_aware: false\n", {}, {8}},
-                    ResumeCase{"fp32", "", {"--set", "compute.dtype=fp32"}, {5, 16}},
-                    ResumeCase{"bf16", "", {"--set", "compute.dtype=bf16"}, {9}},
-                    ResumeCase{"exclude", "  exclude: [\"re:.*down_proj\", \"re:.*o_proj\"]\n", {}, {4, 7}},
-                    ResumeCase{"small_files", "", {"--set", "output.max_shard_bytes=60000"}, {2, 14, 22}},
-                    ResumeCase{"rtn", "  method: rtn\n", {}, {1}},
-                    ResumeCase{"rotation", "  rotation: hadamard\n  exclude: ['o_proj']\n", {}, {4, 14}},
-                    ResumeCase{
-                        "dequantized",
-                        "  rotation: hadamard\n",
-                        {"--set", "output.format=dequantized", "--set", "output.max_shard_bytes=60000"},
-                        {6, 17}}),
+    testing::Values(
+        ResumeCase{"sequential", "", {}, {1, 3, 6, 12, 13, 20}},
+        ResumeCase{"not_sequential", "  true_sequential: false\n", {}, {2, 7, 11, 15}},
+        ResumeCase{"desc_act", "  desc_act: true\n  act_group_aware: false\n", {}, {8}},
+        ResumeCase{"fp32", "", {"--set", "compute.dtype=fp32"}, {5, 16}},
+        ResumeCase{"bf16", "", {"--set", "compute.dtype=bf16"}, {9}},
+        ResumeCase{"exclude", "  exclude: [\"re:.*down_proj\", \"re:.*o_proj\"]\n", {}, {4, 7}},
+        ResumeCase{"small_files", "", {"--set", "output.max_shard_bytes=60000"}, {2, 14, 22}},
+        ResumeCase{"rtn", "  method: rtn\n", {}, {1}},
+        ResumeCase{"correction",
+                   "  correction_alpha: 1\n  token_weight: residual\n  refine_sweeps: 1\n",
+                   {"--set", "calibration.held_out=0.2"},
+                   {3, 9, 14}},
+        ResumeCase{
+            "correction_not_sequential", "  correction_alpha: 0.5\n  true_sequential: false\n", {}, {8}},
+        ResumeCase{"rotation", "  rotation: hadamard\n  exclude: ['o_proj']\n", {}, {4, 14}},
+        ResumeCase{"dequantized",
+                   "  rotation: hadamard\n",
+                   {"--set", "output.format=dequantized", "--set", "output.max_shard_bytes=60000"},
+                   {6, 17}}),
     [](const auto& test) { return std::string(test.param.name); });
 
 TEST_F(Resume, ManyInterruptionsOnChangingRanks) {

@@ -159,7 +159,7 @@ TEST(ConfigReader, WrongTypesAndRanges) {
            {"bits: 1", "for fewer than 2 there is trits: true"},
            {"bits: 16", "codes of more than 8 bits have no place in the format"},
            {"mlp_bits: 1", "'1' is not allowed; valid: 0 or in [2, 8]"},
-           {"mlp_group_size: -2", "valid: 0, -1 or at least 1"},
+           {"mlp_group_size: -2", "valid: -1, 0 or at least 1"},
            {"num_layers: -1", "valid: at least 0"},
            {"trits: 1.58", "write true or false"},
            {"modules_in_block_to_quantize: self_attn.q_proj", "expected a list of module names"},

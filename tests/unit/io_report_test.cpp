@@ -131,7 +131,7 @@ TEST(Report, CsvHasARowALayerAndQuotesWhatItMust) {
   EXPECT_EQ(
       line,
       "block,module,bits,group_size,samples,tokens,damp_percent,damping_steps,fallback,fallback_reason,loss,"
-      "relative_weight_error,relative_output_error,seconds");
+      "relative_weight_error,relative_output_error,variant,seconds");
   std::getline(csv, line);
   EXPECT_THAT(line, HasSubstr("0,model.layers.0.self_attn.q_proj,4,"));
   std::getline(csv, line);
