@@ -136,7 +136,7 @@ SliceCorrector::SliceCorrector(CudaContext& context, const SolveColumns& columns
   z_ = floats(round_up(n_, 16) * rows_);
   step_ = floats(kSolveTile * rows_);
   partial_ = floats(solve_chunks(n_) * rows_ * kSolveTile);
-  packed_ = floats(round_up(n_, 16) * kSolveTile);
+  packed_ = floats(std::max<std::int64_t>(round_up(n_, 16), kSolveTile) * kSolveTile);
 }
 
 void SliceCorrector::correct(std::span<const RowsToSolve> parts, std::int64_t first, std::int64_t count,

@@ -48,53 +48,63 @@ __device__ inline void spread(float mine, float (&all)[kWarpRows]) {
   for (int r = 0; r < kWarpRows; ++r) all[r] = __shfl_sync(kAllLanes, mine, kLanes * r);
 }
 
-/// units[r] = code − zero of one column of the batch.
-__device__ inline void load_units(const BlockMemory& memory, int column, const float (&zeros)[kWarpRows],
-                                  float (&units)[kWarpRows]) {
-  const uint2 eight = *reinterpret_cast<const uint2*>(memory.codes + column * kWarpRows);
-#pragma unroll
-  for (int r = 0; r < kWarpRows; ++r) {
-    const unsigned code = (r < 4 ? eight.x : eight.y) >> (8 * (r % 4)) & 0xffu;
-    units[r] = static_cast<float>(code) - zeros[r];
-  }
-}
+/// A part's units (code − zero) as the warp's codes give them.
+struct Units {
+  const std::uint8_t* codes;
+  float origin[kWarpRows];  ///< 2^23 + zero
 
-/// The group's units into shared memory, at columns [first, last).
-__device__ inline void store_units(const BlockMemory& memory, int first, int last, int lane, float zero) {
-  float zeros[kWarpRows];
-  spread(zero, zeros);
+  __device__ Units(const BlockMemory& memory, float zero) : codes(memory.codes) {
+    spread(zero + kWhole, origin);
+  }
+  /// Of all rows at one column of the batch.
+  __device__ void load(int column, float (&units)[kWarpRows]) const {
+    const uint2 eight = *reinterpret_cast<const uint2*>(codes + column * kWarpRows);
 #pragma unroll
-  for (int c = 0; c < 4; ++c) {
-    const int column = 4 * lane + c;
-    if (column < first || column >= last) continue;
-    float units[kWarpRows];
-    load_units(memory, column, zeros, units);
+    for (int r = 0; r < kWarpRows; ++r) {
+      // A byte below the bits of 2^23 makes 2^23 + byte.
+      const unsigned bits = __byte_perm(r < 4 ? eight.x : eight.y, 0x4b000000u, 0x7440u + r % 4);
+      units[r] = __uint_as_float(bits) - origin[r];
+    }
+  }
+
+  static constexpr float kWhole = 8388608.0f;  // 2^23
+};
+
+/// product = units of columns [first, last) · their rows of H, at columns [column, column + 4).
+__device__ inline void multiply_units(const Units& units, const float* h, int first, int last, int column,
+                                      float (&product)[kWarpRows][4]) {
+#pragma unroll 4
+  for (int k = first; k < last; ++k) {
+    const float4 four = *reinterpret_cast<const float4*>(h + k * kColumns + column);
+    const float factor[4] = {four.x, four.y, four.z, four.w};
+    float x[kWarpRows];
+    units.load(k, x);
 #pragma unroll
-    for (int r = 0; r < kWarpRows; ++r) memory.v[r * kStride + column] = units[r];
+    for (int r = 0; r < kWarpRows; ++r)
+#pragma unroll
+      for (int c = 0; c < 4; ++c) product[r][c] = fmaf(x[r], factor[c], product[r][c]);
   }
 }
 
 /// Fits the scale of the group that is columns [first, last) and takes its step into their g.
 __device__ inline void rescale_here(const BlockMemory& memory, int first, int last, int lane, RowScale& row) {
   const int column = 4 * lane;
-  float values[kWarpRows][4];
-  load_quads(memory.v, column, values);
-  __syncwarp();
-  store_units(memory, first, last, lane, row.zero);
-  __syncwarp();
+  const Units units(memory, row.zero);
   float product[kWarpRows][4] = {};
-  add_product<false>(memory.h, memory.v, first, last, column, product);
+  multiply_units(units, memory.h, first, last, column, product);
 
   double gain[kWarpRows] = {};
   double curve[kWarpRows] = {};
 #pragma unroll
-  for (int r = 0; r < kWarpRows; ++r) {
+  for (int c = 0; c < 4; ++c) {
+    if (column + c < first || column + c >= last) continue;
+    float unit[kWarpRows];
+    units.load(column + c, unit);
 #pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      if (column + c < first || column + c >= last) continue;
-      const double unit = memory.v[r * kStride + column + c];
-      gain[r] = fma(unit, static_cast<double>(values[r][c]), gain[r]);
-      curve[r] = fma(unit, static_cast<double>(product[r][c]), curve[r]);
+    for (int r = 0; r < kWarpRows; ++r) {
+      const double g = memory.v[r * kStride + column + c];
+      gain[r] = fma(static_cast<double>(unit[r]), g, gain[r]);
+      curve[r] = fma(static_cast<double>(unit[r]), static_cast<double>(product[r][c]), curve[r]);
     }
   }
   const auto gain_of_row = static_cast<float>(sum_rows(gain, lane));
@@ -103,33 +113,33 @@ __device__ inline void rescale_here(const BlockMemory& memory, int first, int la
 
   float steps[kWarpRows];
   spread(row.at.step, steps);
-  __syncwarp();  // the units have been read
 #pragma unroll
-  for (int r = 0; r < kWarpRows; ++r)
+  for (int r = 0; r < kWarpRows; ++r) {
 #pragma unroll
-    for (int c = 0; c < 4; ++c)
-      if (column + c >= first && column + c < last)
-        memory.v[r * kStride + column + c] = fmaf(-product[r][c], steps[r], values[r][c]);
+    for (int c = 0; c < 4; ++c) {
+      float& v = memory.v[r * kStride + column + c];
+      if (column + c >= first && column + c < last) v = fmaf(-product[r][c], steps[r], v);
+    }
+  }
   __syncwarp();
 }
 
 /// steps of columns [first, last) += what the new scale did to the old codes' values.
 __device__ inline void add_scale_steps(const BlockMemory& memory, int first, int last, int lane,
                                        const RowScale& row) {
-  float zeros[kWarpRows];
+  const Units units(memory, row.zero);
   float steps[kWarpRows];
-  spread(row.zero, zeros);
   spread(row.at.step, steps);
 #pragma unroll
   for (int c = 0; c < 4; ++c) {
     const int column = 4 * lane + c;
     if (column < first || column >= last) continue;
-    float units[kWarpRows];
-    load_units(memory, column, zeros, units);
+    float unit[kWarpRows];
+    units.load(column, unit);
 #pragma unroll
     for (int r = 0; r < kWarpRows; ++r) {
       float& v = memory.v[r * kStride + column];
-      v = fmaf(units[r], steps[r], v);
+      v = fmaf(unit[r], steps[r], v);
     }
   }
   __syncwarp();
@@ -141,7 +151,7 @@ __device__ inline bool descend_piece(const RefineBatchTask& task, const BlockMem
                                      const RowLane& at, int first, int count, float common) {
   float* const v_row = memory.v + at.local * kStride + first + at.sub;
   const auto top = static_cast<float>(task.max_code);
-  float v[kOwn], code[kOwn], scale[kOwn], inverse[kOwn], curve[kOwn], step[kOwn];
+  float v[kOwn], code[kOwn], scale[kOwn], inverse[kOwn], curve[kOwn];
 #pragma unroll
   for (int k = 0; k < kOwn; ++k) {
     const int own = kLanes * k + at.sub;
@@ -152,10 +162,9 @@ __device__ inline bool descend_piece(const RefineBatchTask& task, const BlockMem
     if (task.scattered != 0 && valid) scale[k] = task.scale[task.group[first + own] * task.rows + at.row];
     inverse[k] = 1.0f / scale[k];
     curve[k] = valid ? memory.h[(first + own) * (kColumns + 1)] : 1.0f;
-    step[k] = 0;
   }
 
-  bool changed = false;
+  unsigned changed = 0;  // bit k: own column k
 #pragma unroll
   for (int k = 0; k < kOwn; ++k) {
 #pragma unroll
@@ -177,9 +186,11 @@ __device__ inline bool descend_piece(const RefineBatchTask& task, const BlockMem
         const bool better = change < 0.0f;
         const float mine = better ? wanted : 0.0f;
         if (at.sub == owner) {
-          step[k] = mine;
-          if (better) code[k] += move;
-          changed |= better;
+          v_row[kLanes * k] = mine;
+          if (better) {
+            code[k] += move;
+            changed |= 1u << k;
+          }
         }
         const float passed = __shfl_sync(kAllLanes, mine, owner, kLanes);
 #pragma unroll
@@ -189,16 +200,12 @@ __device__ inline bool descend_piece(const RefineBatchTask& task, const BlockMem
   }
 
 #pragma unroll
-  for (int k = 0; k < kOwn; ++k) {
-    const int own = kLanes * k + at.sub;
-    if (own < count) {
-      v_row[kLanes * k] = step[k];
-      if (step[k] != 0.0f)
-        task.codes[(first + own) * task.rows + at.row] = static_cast<std::uint8_t>(static_cast<int>(code[k]));
-    }
-  }
+  for (int k = 0; k < kOwn; ++k)
+    if ((changed >> k & 1u) != 0)
+      task.codes[(first + kLanes * k + at.sub) * task.rows + at.row] =
+          static_cast<std::uint8_t>(static_cast<int>(code[k]));
   __syncwarp();
-  return changed;
+  return changed != 0;
 }
 
 /// One part of the batch; true if a code or scale changed.

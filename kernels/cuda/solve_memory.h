@@ -61,7 +61,8 @@ inline std::int64_t correct_slice_rows(std::int64_t rows, std::int64_t n) {
 
 /// Device memory that correcting `rows` rows of n columns takes at most, beside M and R.
 inline std::size_t correct_memory_bytes(std::int64_t rows, std::int64_t n) {
-  const std::int64_t tables = (n / 128 + 1) * (128 * 128 * 4 + 1024) + round_up(n, 16) * 512 + n * 8;
+  const std::int64_t packed = std::max<std::int64_t>(round_up(n, 16), 128) * 128 * 4;
+  const std::int64_t tables = (n / 128 + 1) * (128 * 128 * 4 + 1024) + packed + n * 8;
   return static_cast<std::size_t>(correct_slice_rows(rows, n) * correct_row_bytes(n) + tables + (1 << 20));
 }
 

@@ -315,6 +315,15 @@ inline int __popc(unsigned x) {
 inline int __popcll(unsigned long long x) {
   return std::popcount(x);
 }
+/// Four of the eight bytes of (high, low), chosen by the selector's four hexadecimal digits (0 to 7; the sign
+/// mode of digits 8 to f is not emulated).
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
+  const std::uint64_t both = std::uint64_t{high} << 32 | low;
+  unsigned result = 0;
+  for (unsigned i = 0; i < 4; ++i)
+    result |= static_cast<unsigned>(both >> (8 * (selector >> 4 * i & 7u)) & 0xffu) << 8 * i;
+  return result;
+}
 inline int __clz(int x) {
   return std::countl_zero(static_cast<unsigned>(x));
 }
