@@ -71,7 +71,7 @@ class RecipeChecker {
     const bool selected = std::any_of(modules_.begin(), modules_.end(), [&](const std::string& module) {
       return module == head() || recipe_.selects(module);
     });
-    if (!selected) {
+    if (!selected && recipe_.section().rotation == "none") {
       mistakes_.push_back(
           "quantization: include, exclude, modules_in_block_to_quantize and dynamic leave no layer to "
           "quantize");

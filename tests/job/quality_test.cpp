@@ -90,6 +90,18 @@ TEST_F(Quality, SquaredErrorsAreReportedOnRequest) {
   }
 }
 
+TEST_F(Quality, OneScaleATensorIsKeptByRefinement) {
+  const std::vector<std::string> options{"--set", "quantization.per_channel=false",
+                                         "--set", "quantization.group_size=-1",
+                                         "--set", "quantization.bits=8",
+                                         "--set", "quantization.refine_sweeps=1"};
+  const auto one = hashes_of_run("one", 1, 1, options);
+  EXPECT_EQ(hashes_of_run("three", 3, 1, options), one);
+  EXPECT_EQ(run_program({"verify", path("one")}).exit_code, 0);
+  for (const auto& layer : report("one")["layers"])
+    EXPECT_LT(layer["relative_output_error"].get<double>(), 0.05) << layer["module"];
+}
+
 TEST_F(Quality, ARotatedModelsHeadIsQuantizedAndReadBack) {
   const std::vector<std::string> options{"--set", "quantization.rotation=hadamard",
                                          "--set", "quantization.lm_head=true",
