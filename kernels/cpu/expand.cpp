@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -24,39 +25,36 @@ std::vector<std::int64_t> positions_of(const FactorInput& input) {
   return positions;
 }
 
-/// Calls pair(i, j, H_ij) for all columns i <= j; H undamped, dead columns as they are. Square tiles, so that
-/// what a pair reads or writes at (j, i) stays in the cache.
-template <typename Pair>
-void for_pairs(int threads, const FactorInput& input, const Pair& pair) {
-  constexpr std::int64_t kTile = 64;
-  const std::int64_t n = input.n, tiles = (n + kTile - 1) / kTile;
-  const std::vector<double> units = units_of(input.exponents);
-  parallel_for(threads, tiles * (tiles + 1) / 2, [&](std::int64_t t) {
-    // The t-th of the tiles (row, col) with row <= col, column by column.
-    auto col = static_cast<std::int64_t>((std::sqrt(8.0 * static_cast<double>(t) + 1) - 1) / 2);
-    while (col * (col + 1) / 2 > t) --col;
-    while ((col + 1) * (col + 2) / 2 <= t) ++col;
-    const std::int64_t row = t - col * (col + 1) / 2;
-    for (std::int64_t i = row * kTile; i < std::min(n, (row + 1) * kTile); ++i) {
-      const double unit = input.scale * units[static_cast<std::size_t>(i)];
-      const std::int64_t first = std::max(i, col * kTile), end = std::min(n, (col + 1) * kTile);
-      if (first >= end) continue;
-      const std::int64_t* const sum = input.sum + TriangularPanels::index(n, i, first);
-      for (std::int64_t j = first; j < end; ++j)
-        pair(i, j, static_cast<double>(sum[j - first]) * unit * units[static_cast<std::size_t>(j)]);
-    }
-  });
+/// The t-th tile (row, col) of an upper triangle, counted column by column.
+std::pair<std::int64_t, std::int64_t> tile_of(std::int64_t t) {
+  auto col = static_cast<std::int64_t>((std::sqrt(8.0 * static_cast<double>(t) + 1) - 1) / 2);
+  while (col * (col + 1) / 2 > t) --col;
+  while ((col + 1) * (col + 2) / 2 <= t) ++col;
+  return {t - col * (col + 1) / 2, col};
 }
 
 }  // namespace
 
+// Square tiles of columns i <= j, so that what a pair writes at (j, i) stays in the cache.
 void CpuKernels::expand_hessian(const FactorInput& input, float* h) {
+  constexpr std::int64_t kTile = 64;
+  const std::int64_t n = input.n, tiles = (n + kTile - 1) / kTile;
   const std::vector<std::int64_t> position = positions_of(input);
+  const std::vector<double> units = units_of(input.exponents);
   GPTQ_EXPECT(input.dead.size() == input.order.size());
-  for_pairs(threads_, input, [&](std::int64_t i, std::int64_t j, double entry) {
-    const std::int64_t p = position[static_cast<std::size_t>(i)], q = position[static_cast<std::size_t>(j)];
-    if (i == j) entry = (input.dead[static_cast<std::size_t>(i)] ? 1.0 : entry) + input.damping;
-    h[p * input.n + q] = h[q * input.n + p] = static_cast<float>(entry);
+  parallel_for(threads_, tiles * (tiles + 1) / 2, [&](std::int64_t t) {
+    const auto [row, col] = tile_of(t);
+    for (std::int64_t i = row * kTile; i < std::min(n, (row + 1) * kTile); ++i) {
+      const double unit = input.scale * units[static_cast<std::size_t>(i)];
+      const std::int64_t p = position[static_cast<std::size_t>(i)];
+      for (std::int64_t j = std::max(i, col * kTile); j < std::min(n, (col + 1) * kTile); ++j) {
+        const std::int64_t q = position[static_cast<std::size_t>(j)];
+        double entry = static_cast<double>(input.sum[TriangularPanels::index(n, i, j)]) * unit *
+                       units[static_cast<std::size_t>(j)];
+        if (i == j) entry = (input.dead[static_cast<std::size_t>(i)] ? 1.0 : entry) + input.damping;
+        h[p * n + q] = h[q * n + p] = static_cast<float>(entry);
+      }
+    }
   });
 }
 
