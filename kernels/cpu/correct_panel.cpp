@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "kernels/cpu/refine_plan.h"
 #include "kernels/cpu/solve_plan.h"
 
 namespace gptq {
@@ -54,12 +55,12 @@ CorrectPlan::CorrectPlan(const SolveColumns& columns_, const float* m_, const fl
 PanelCorrector::PanelCorrector(const CorrectPlan& plan)
     : plan_(plan),
       table_(solve_table()),
+      loops_(refine_table()),
       w_(panel(plan.columns.n)),
       change_(panel(plan.columns.n)),
       product_(panel(kBatch)),
       rest_(panel(kBatch)),
-      packed_(kBatch * kBatch),
-      block_(kBatch * kBatch) {}
+      packed_(kBatch * kBatch) {}
 
 void PanelCorrector::correct(const Matrix& w, const RowPanel& rows, float* corrected) {
   load_rows(w, rows, plan_.position, w_.data());
@@ -91,12 +92,8 @@ void PanelCorrector::solve_transposed() {
     std::copy_n(values, batch.count * kRows, rest_.data());
     for (std::size_t l = b + 1; l < plan_.batches.size(); ++l) {
       const CorrectPlan::Batch& later = plan_.batches[l];
-      for (std::int64_t j = 0; j < batch.count; ++j)
-        for (std::int64_t k = 0; k < later.count; ++k)
-          block_[static_cast<std::size_t>(k * kBatch + j)] = plan_.r[(batch.first + j) * n + later.first + k];
-      table_.pack(block_.data(), kBatch, later.count, batch.count, packed_.data());
-      table_.multiply(change_.data() + later.first * kRows, packed_.data(), later.count,
-                      tiles_of(batch.count), false, l > b + 1, product_.data());
+      loops_.multiply_rows(change_.data() + later.first * kRows, plan_.r + batch.first * n + later.first, n,
+                           later.count, batch.count, l > b + 1, product_.data());
     }
     if (b + 1 < plan_.batches.size())
       for (std::int64_t i = 0; i < batch.count * kRows; ++i)

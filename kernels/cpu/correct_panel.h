@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/cpu/isa/refine_panel.h"
 #include "kernels/cpu/isa/solve_panel.h"
 #include "kernels/cpu/row_panel.h"
 
@@ -41,9 +42,10 @@ class PanelCorrector {
 
   const CorrectPlan& plan_;
   const SolveTable& table_;
+  const RefineTable& loops_;
   std::vector<float> w_;       ///< (n, 64) in visiting order
   std::vector<float> change_;  ///< (n, 64): W M, then W M R^-T, then W M (R Rᵀ)^-1
-  std::vector<float> product_, rest_, packed_, block_;
+  std::vector<float> product_, rest_, packed_;
 };
 
 }  // namespace gptq

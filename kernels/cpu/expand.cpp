@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -15,64 +16,64 @@ std::vector<double> units_of(std::span<const int> exponents) {
   return units;
 }
 
-/// Entries of H, undamped, dead columns as they are; any columns i and j.
-class HessianEntries {
- public:
-  explicit HessianEntries(const FactorInput& input) : input_(input), units_(units_of(input.exponents)) {}
-
-  double operator()(std::int64_t i, std::int64_t j) const {
-    const std::int64_t entry = input_.sum[TriangularPanels::index(input_.n, std::min(i, j), std::max(i, j))];
-    return static_cast<double>(entry) * input_.scale * units_[static_cast<std::size_t>(i)] *
-           units_[static_cast<std::size_t>(j)];
-  }
-
- private:
-  const FactorInput& input_;
-  std::vector<double> units_;
-};
-
-void check(const FactorInput& input) {
+std::vector<std::int64_t> positions_of(const FactorInput& input) {
   const auto n = static_cast<std::size_t>(input.n);
   GPTQ_EXPECT(input.exponents.size() == n && input.order.size() == n);
+  std::vector<std::int64_t> positions(n);
+  for (std::size_t p = 0; p < n; ++p)
+    positions[static_cast<std::size_t>(input.order[p])] = static_cast<std::int64_t>(p);
+  return positions;
 }
 
-/// matrix (n, n)[p][q] = entry(order[p], order[q]), in tiles, whose transposed accesses stay in the cache.
-template <typename Entry>
-void fill_in_order(int threads, const FactorInput& input, float* matrix, const Entry& entry) {
-  constexpr std::int64_t kTile = 128;
-  const std::int64_t n = input.n;
-  const std::int64_t tiles = (n + kTile - 1) / kTile;
-  parallel_for(threads, tiles * tiles, [&](std::int64_t tile) {
-    const std::int64_t first = tile / tiles * kTile, left = tile % tiles * kTile;
-    for (std::int64_t p = first; p < std::min(n, first + kTile); ++p) {
-      const std::int64_t i = input.order[static_cast<std::size_t>(p)];
-      for (std::int64_t q = left; q < std::min(n, left + kTile); ++q)
-        matrix[p * n + q] = static_cast<float>(entry(i, input.order[static_cast<std::size_t>(q)]));
-    }
-  });
+/// The t-th tile (row, col) of an upper triangle, counted column by column.
+std::pair<std::int64_t, std::int64_t> tile_of(std::int64_t t) {
+  auto col = static_cast<std::int64_t>((std::sqrt(8.0 * static_cast<double>(t) + 1) - 1) / 2);
+  while (col * (col + 1) / 2 > t) --col;
+  while ((col + 1) * (col + 2) / 2 <= t) ++col;
+  return {t - col * (col + 1) / 2, col};
 }
 
 }  // namespace
 
+// Square tiles of columns i <= j, so that what a pair writes at (j, i) stays in the cache.
 void CpuKernels::expand_hessian(const FactorInput& input, float* h) {
-  check(input);
+  constexpr std::int64_t kTile = 64;
+  const std::int64_t n = input.n, tiles = (n + kTile - 1) / kTile;
+  const std::vector<std::int64_t> position = positions_of(input);
+  const std::vector<double> units = units_of(input.exponents);
   GPTQ_EXPECT(input.dead.size() == input.order.size());
-  const HessianEntries hessian(input);
-  fill_in_order(threads_, input, h, [&](std::int64_t i, std::int64_t j) {
-    if (i != j) return hessian(i, j);
-    return (input.dead[static_cast<std::size_t>(i)] ? 1.0 : hessian(i, i)) + input.damping;
+  parallel_for(threads_, tiles * (tiles + 1) / 2, [&](std::int64_t t) {
+    const auto [row, col] = tile_of(t);
+    for (std::int64_t i = row * kTile; i < std::min(n, (row + 1) * kTile); ++i) {
+      const double unit = input.scale * units[static_cast<std::size_t>(i)];
+      const std::int64_t p = position[static_cast<std::size_t>(i)];
+      for (std::int64_t j = std::max(i, col * kTile); j < std::min(n, (col + 1) * kTile); ++j) {
+        const std::int64_t q = position[static_cast<std::size_t>(j)];
+        double entry = static_cast<double>(input.sum[TriangularPanels::index(n, i, j)]) * unit *
+                       units[static_cast<std::size_t>(j)];
+        if (i == j) entry = (input.dead[static_cast<std::size_t>(i)] ? 1.0 : entry) + input.damping;
+        h[p * n + q] = h[q * n + p] = static_cast<float>(entry);
+      }
+    }
   });
 }
 
 void CpuKernels::expand_cross(const FactorInput& input, const std::int64_t* cross,
                               std::span<const int> reference_exponents, float* m) {
-  check(input);
-  GPTQ_EXPECT(reference_exponents.size() == input.exponents.size());
+  const std::int64_t n = input.n;
+  const auto size = static_cast<std::size_t>(n);
+  GPTQ_EXPECT(input.order.size() == size && input.exponents.size() == size &&
+              reference_exponents.size() == size);
   const std::vector<double> units = units_of(input.exponents);
   const std::vector<double> reference_units = units_of(reference_exponents);
-  fill_in_order(threads_, input, m, [&](std::int64_t i, std::int64_t j) {
-    return static_cast<double>(cross[i * input.n + j]) * input.scale *
-           reference_units[static_cast<std::size_t>(i)] * units[static_cast<std::size_t>(j)];
+  parallel_for(threads_, n, [&](std::int64_t p) {
+    const std::int64_t i = input.order[static_cast<std::size_t>(p)];
+    const double unit = input.scale * reference_units[static_cast<std::size_t>(i)];
+    for (std::int64_t q = 0; q < n; ++q) {
+      const std::int64_t j = input.order[static_cast<std::size_t>(q)];
+      m[p * n + q] = static_cast<float>(static_cast<double>(cross[i * n + j]) * unit *
+                                        units[static_cast<std::size_t>(j)]);
+    }
   });
 }
 

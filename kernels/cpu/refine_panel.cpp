@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "base/error.h"
-#include "kernels/cpu/isa/isa.h"
 #include "kernels/cpu/solve_plan.h"
 
 namespace gptq {
@@ -13,19 +12,8 @@ namespace {
 constexpr std::int64_t kRows = kSolveRows;
 constexpr std::int64_t kBatch = kSolveBatch;
 
-std::int64_t tiles_of(std::int64_t columns) {
-  return (columns + 3) / 4;
-}
-
-/// Floats of so many columns, room for whole tiles of the multiplication included.
 std::vector<float> panel(std::int64_t columns) {
-  return std::vector<float>(static_cast<std::size_t>(tiles_of(columns) * 4 * kRows));
-}
-
-const RefineTable& refine_table() {
-  static const RefineTable* const tables[] = {&isa_v2::refine_table, &isa_v3::refine_table,
-                                              &isa_v4::refine_table};
-  return *tables[isa_level()];
+  return std::vector<float>(static_cast<std::size_t>(columns * kRows));
 }
 
 }  // namespace
@@ -36,7 +24,7 @@ PanelRefiner::PanelRefiner(const RefinePlan& plan)
       loops_(refine_table()),
       w_(panel(plan.n())),
       difference_(w_.size()),
-      gradient_(panel(plan.n() + 3)),  // a tile may begin anywhere
+      gradient_(w_.size()),
       codes_(w_.size()),
       scale_(panel(plan.schedule.columns.groups)),
       zero_(scale_.size()),
@@ -44,19 +32,18 @@ PanelRefiner::PanelRefiner(const RefinePlan& plan)
       steps_(panel(kBatch)),
       units_(panel(std::max(kBatch, plan.widest))),
       product_(panel(std::max(kBatch, plan.scattered || plan.widest > kBatch ? plan.n() : 0))),
-      packed_(kBatch * kBatch),
       block_(kBatch * kBatch) {}
 
 void PanelRefiner::refine(const Matrix& w, const RowPanel& rows, QuantizedRows& result) {
   load(w, rows, result);
-  Figures figures = measure();
+  Figures figures = measure(plan_.refine.sweeps > 0);
   bool changed = false;
   for (int s = 0; s < plan_.refine.sweeps; ++s) {
     // A row in which nothing changes stays as it is in all later sweeps: ending early changes no bits.
     if (!sweep(s + 1 == plan_.refine.sweeps)) break;
     changed = true;
   }
-  if (changed) keep_better(measure(), figures);
+  if (changed) keep_better(measure(false), figures);
   store(rows, figures, result);
 }
 
@@ -77,8 +64,8 @@ void PanelRefiner::load(const Matrix& w, const RowPanel& rows, const QuantizedRo
   old_scale_ = scale_;
 }
 
-/// From the codes and scales alone; leaves a fresh gradient.
-PanelRefiner::Figures PanelRefiner::measure() {
+/// From the codes and scales alone; leaves a fresh gradient if asked.
+PanelRefiner::Figures PanelRefiner::measure(bool with_gradient) {
   const std::int64_t n = plan_.n();
   Figures figures{};
   for (std::int64_t p = 0; p < n; ++p) {
@@ -94,17 +81,27 @@ PanelRefiner::Figures PanelRefiner::measure() {
       figures.scale[r] += curve * square[r];
     }
   }
+  // D H Dᵀ = Σ D_B (2 D_earlier H_earlier,B + D_B H_BB)ᵀ: the later half of the gradient plays no part.
   for (std::int64_t to = 0; to < n; to += kBatch) {
     const std::int64_t columns = std::min(kBatch, n - to);
-    for (std::int64_t from = 0; from < n; from += kBatch) {
-      const std::int64_t depth = std::min(kBatch, n - from);
-      table_.pack(plan_.row_of_h(from) + to, n, depth, columns, packed_.data());
-      table_.multiply(difference_.data() + from * kRows, packed_.data(), depth, tiles_of(columns), false,
-                      from > 0, gradient_.data() + to * kRows);
-    }
+    const float* const d = difference_.data() + to * kRows;
+    float* const gradient = gradient_.data() + to * kRows;
+    multiply_by_h(difference_.data(), 0, to, to, columns, gradient);
+    if (to > 0) loops_.add_products(d, gradient, columns, figures.objective.data());
+    multiply_by_h(difference_.data(), to, to + columns, to, columns, gradient);
+    loops_.add_products(d, gradient, columns, figures.objective.data());
+    if (with_gradient) multiply_by_h(difference_.data(), to + columns, n, to, columns, gradient);
   }
-  loops_.add_products(difference_.data(), gradient_.data(), n, figures.objective.data());
   return figures;
+}
+
+/// c (columns, 64) = or, unless first is 0, += x's columns [first, last) times their part of H's columns from
+/// `to` on.
+void PanelRefiner::multiply_by_h(const float* x, std::int64_t first, std::int64_t last, std::int64_t to,
+                                 std::int64_t columns, float* c) const {
+  for (std::int64_t from = first; from < last; from += kBatch)
+    loops_.multiply_rows(x + from * kRows, plan_.row_of_h(to) + from, plan_.n(),
+                         std::min(kBatch, last - from), columns, from > 0, c);
 }
 
 /// Rows whose objective fell take the figures `after`; the others their old codes and scales. A fall that

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <utility>
 
 #include "kernels/cpu/isa/refine_panel.h"
 #include "kernels/cpu/refine_plan.h"
@@ -28,9 +29,13 @@ class PanelRefiner {
   };
 
   void load(const Matrix& w, const RowPanel& rows, const QuantizedRows& result);
-  Figures measure();
+  Figures measure(bool with_gradient);
+  void multiply_by_h(const float* x, std::int64_t first, std::int64_t last, std::int64_t to,
+                     std::int64_t columns, float* c) const;
   bool sweep(bool last);
   bool rescale_ahead(std::size_t group);
+  std::pair<const float*, std::int64_t> part_of_h(std::int64_t first, std::int64_t count,
+                                                  const std::int32_t* places, std::int64_t width);
   void rescale_here(const SolveSegment& segment, std::size_t batch, float* step);
   void descend(const SolveSegment& segment, std::size_t batch);
   bool visit_batch(std::size_t index, bool last);
@@ -51,7 +56,7 @@ class PanelRefiner {
   std::vector<float> values_;                    ///< the gradient of one batch, as its columns are visited
   std::vector<float> steps_;                     ///< of one batch: new value − old value
   std::vector<float> units_, product_;           ///< of one group, or of all columns if groups are wide
-  std::vector<float> packed_, block_;
+  std::vector<float> block_;
   RowSums dead_norm_;
 };
 

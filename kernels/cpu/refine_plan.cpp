@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "kernels/cpu/isa/isa.h"
 
 namespace gptq {
 namespace {
@@ -25,6 +26,12 @@ SolveOptions with_batches_for(const SolveColumns& columns, SolveOptions options)
 }
 
 }  // namespace
+
+const RefineTable& refine_table() {
+  static const RefineTable* const tables[] = {&isa_v2::refine_table, &isa_v3::refine_table,
+                                              &isa_v4::refine_table};
+  return *tables[isa_level()];
+}
 
 RefinePlan::RefinePlan(const SolveColumns& columns, const float* h_, const SolveOptions& options,
                        const RefineOptions& refine_)

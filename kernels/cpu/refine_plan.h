@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/cpu/isa/refine_panel.h"
 #include "kernels/cpu/isa/solve_panel.h"
 #include "kernels/kernels.h"
 #include "kernels/solve_schedule.h"
@@ -34,5 +35,7 @@ class RefinePlan {
   std::int64_t widest = 0;                           ///< columns of the widest group
   std::vector<std::vector<float>> blocks;            ///< of each batch: its block of H, (count, kSolveBatch)
 };
+
+const RefineTable& refine_table();  ///< this machine's
 
 }  // namespace gptq

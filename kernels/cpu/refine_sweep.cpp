@@ -8,10 +8,6 @@ namespace {
 constexpr std::int64_t kRows = kSolveRows;
 constexpr std::int64_t kBatch = kSolveBatch;
 
-std::int64_t tiles_of(std::int64_t columns) {
-  return (columns + 3) / 4;
-}
-
 /// Is any step of so many columns not 0?
 bool any(const float* steps, std::int64_t columns) {
   return std::any_of(steps, steps + columns * kRows, [](float s) { return s != 0; });
@@ -58,16 +54,14 @@ bool PanelRefiner::rescale_ahead(std::size_t group) {
   for (std::int64_t k = 0; k < width; ++k)
     find_units(positions[static_cast<std::size_t>(k)], units_.data() + k * kRows);
 
+  // product = units · H[group, :], by the group's part of each row of H.
   for (std::int64_t to = 0; to < n; to += kBatch) {
     const std::int64_t columns = std::min(kBatch, n - to);
     for (std::int64_t from = 0; from < width; from += kBatch) {
       const std::int64_t depth = std::min(kBatch, width - from);
-      for (std::int64_t k = 0; k < depth; ++k)
-        std::copy_n(plan_.row_of_h(positions[static_cast<std::size_t>(from + k)]) + to, columns,
-                    block_.data() + k * kBatch);
-      table_.pack(block_.data(), kBatch, depth, columns, packed_.data());
-      table_.multiply(units_.data() + from * kRows, packed_.data(), depth, tiles_of(columns), false, from > 0,
-                      product_.data() + to * kRows);
+      const auto [part, stride] = part_of_h(to, columns, positions.data() + from, depth);
+      loops_.multiply_rows(units_.data() + from * kRows, part, stride, depth, columns, from > 0,
+                           product_.data() + to * kRows);
     }
   }
   RowSums gain{}, curve{};
@@ -82,14 +76,24 @@ bool PanelRefiner::rescale_ahead(std::size_t group) {
   return any(step, 1);
 }
 
+/// Rows [first, first + count) and the columns at `places` of H, and the floats between its rows: a part of H
+/// itself where the places are neighbours, else a copy.
+std::pair<const float*, std::int64_t> PanelRefiner::part_of_h(std::int64_t first, std::int64_t count,
+                                                              const std::int32_t* places,
+                                                              std::int64_t width) {
+  if (places[width - 1] - places[0] == width - 1) return {plan_.row_of_h(first) + places[0], plan_.n()};
+  for (std::int64_t j = 0; j < count; ++j)
+    for (std::int64_t k = 0; k < width; ++k)
+      block_[static_cast<std::size_t>(j * kBatch + k)] = plan_.row_of_h(first + j)[places[k]];
+  return {block_.data(), kBatch};
+}
+
 /// The scale of a group that is this segment; leaves its units.
 void PanelRefiner::rescale_here(const SolveSegment& segment, std::size_t batch, float* step) {
   const std::int64_t offset = segment.first - plan_.schedule.batches[batch].first;
   for (std::int64_t k = 0; k < segment.count; ++k) find_units(segment.first + k, units_.data() + k * kRows);
-  table_.pack(plan_.blocks[batch].data() + offset * kBatch + offset, kBatch, segment.count, segment.count,
-              packed_.data());
-  table_.multiply(units_.data(), packed_.data(), segment.count, tiles_of(segment.count), false, false,
-                  product_.data());
+  loops_.multiply_rows(units_.data(), plan_.blocks[batch].data() + offset * kBatch + offset, kBatch,
+                       segment.count, segment.count, false, product_.data());
   RowSums gain{}, curve{};
   float* const values = values_.data() + offset * kRows;
   loops_.add_products(units_.data(), values, segment.count, gain.data());
@@ -145,9 +149,8 @@ void PanelRefiner::add_to_gradient(const SolveBatch& batch, std::int64_t first_c
     steps_[static_cast<std::size_t>(i)] = -steps_[static_cast<std::size_t>(i)];
   for (std::int64_t to = first_column; to < n; to += kBatch) {
     const std::int64_t columns = std::min(kBatch, n - to);
-    table_.pack(plan_.row_of_h(batch.first) + to, n, batch.count, columns, packed_.data());
-    table_.multiply(steps_.data(), packed_.data(), batch.count, tiles_of(columns), false, true,
-                    gradient_.data() + to * kRows);
+    loops_.multiply_rows(steps_.data(), plan_.row_of_h(to) + batch.first, n, batch.count, columns, true,
+                         gradient_.data() + to * kRows);
   }
 }
 

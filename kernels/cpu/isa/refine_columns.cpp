@@ -1,4 +1,4 @@
-#include "kernels/cpu/isa/refine_panel.h"
+#include "kernels/cpu/isa/refine_parts.h"
 #include "kernels/cpu/isa/solve_errors.h"
 #include "kernels/cpu/isa/solve_parts.h"
 #include "kernels/cpu/isa/vector_math.h"
@@ -88,7 +88,7 @@ void add_products(const float* x, const float* y, long columns, double* sums) {
 
 }  // namespace
 
-extern const RefineTable refine_table = {descend,         rescale,         find_units,
+extern const RefineTable refine_table = {multiply_rows,   descend,         rescale,     find_units,
                                          find_difference, subtract_scaled, add_products};
 
 }  // namespace gptq::GPTQ_ISA

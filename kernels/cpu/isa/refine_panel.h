@@ -28,6 +28,10 @@ struct RescaleTask {
 };
 
 struct RefineTable {
+  /// c (columns, 64) = or += x (k, 64) times the transposed of rows (columns, k), stride floats a row. Where
+  /// they are rows of a symmetric matrix: times so many of its columns.
+  void (*multiply_rows)(const float* x, const float* rows, long stride, long k, long columns, bool accumulate,
+                        float* c);
   void (*descend)(const DescendTask& task);
   void (*rescale)(const RescaleTask& task);
   /// units (64) = code - zero of one column
