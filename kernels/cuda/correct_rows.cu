@@ -96,6 +96,7 @@ class SliceCorrector {
     return {number, first, std::min<std::int64_t>(kSolveTile, n_ - first)};
   }
   void load(std::span<const PartRows> slice);
+  void multiply_by_m();
   void solve_backward(const Batch& batch);
   void solve_forward(const Batch& batch);
   void multiply(const float* x, std::int64_t depth, const float* b, std::int64_t stride, bool transposed,
@@ -115,7 +116,7 @@ class SliceCorrector {
   std::int64_t n_, rows_;
   CorrectionTables tables_;
   DeviceBuffer w_;     ///< (columns rounded up to 16, rows): weights in visiting order, zeros behind
-  DeviceBuffer z_;     ///< the same of what is being solved: A, of which Z takes the place
+  DeviceBuffer z_;     ///< the same of what is being solved: W·M becomes A, and that Z
   DeviceBuffer step_;  ///< (128, rows): one batch's columns before they meet their triangle
   DeviceBuffer partial_, packed_;
 };
@@ -144,6 +145,7 @@ void SliceCorrector::correct(std::span<const RowsToSolve> parts, std::int64_t fi
   const std::vector<PartRows> slice = rows_in_slice(parts, first, count);
   load(slice);
   if (alpha_ != 0) {
+    multiply_by_m();
     for (std::int64_t number = tables_.batches; number-- > 0;) solve_backward(batch(number));
     for (std::int64_t number = 0; number < tables_.batches; ++number) solve_forward(batch(number));
   }
@@ -196,14 +198,22 @@ void SliceCorrector::multiply_triangle(const Batch& batch, bool transposed) {
   fold(kSolveTile, batch, nullptr, z_at(batch.first), static_cast<int>(batch.count));
 }
 
+/// z = W·M
+void SliceCorrector::multiply_by_m() {
+  WideProduct product;
+  product.rows = rows_;
+  product.n = n_;
+  product.x = w_.as<float>();
+  product.b = m_;
+  product.depth = n_;
+  product.out = z_.as<float>();
+  multiply_wide(context_, product);
+}
+
 void SliceCorrector::solve_backward(const Batch& batch) {
-  multiply(w_.as<float>(), n_, m_ + batch.first, n_, false, batch);
-  fold(n_, batch, nullptr, step_.as<float>(), kSolveTile);
   const std::int64_t later = batch.first + batch.count;
-  if (later < n_) {
-    multiply(z_at(later), n_ - later, r_ + batch.first * n_ + later, n_, true, batch);
-    fold(n_ - later, batch, step_.as<float>(), step_.as<float>(), kSolveTile);
-  }
+  if (later < n_) multiply(z_at(later), n_ - later, r_ + batch.first * n_ + later, n_, true, batch);
+  fold(n_ - later, batch, z_at(batch.first), step_.as<float>(), kSolveTile);
   multiply_triangle(batch, true);
 }
 

@@ -161,7 +161,7 @@ void SliceRefiner::measure(const RefineFigures& figures) {
 /// out (columns from first_column on) = or += xᵀ·b.
 void SliceRefiner::multiply(const float* x, const float* b, const int* b_rows, std::int64_t depth,
                             std::int64_t first_column, bool accumulate, const DeviceBuffer& out) {
-  RefineProduct product;
+  WideProduct product;
   product.rows = rows_;
   product.n = n_;
   product.x = x;
@@ -171,7 +171,7 @@ void SliceRefiner::multiply(const float* x, const float* b, const int* b_rows, s
   product.first_column = first_column;
   product.accumulate = accumulate;
   product.out = out.as<float>();
-  multiply_gradient(context_, product);
+  multiply_wide(context_, product);
 }
 
 /// Once over all columns; false if nothing changed. After the last sweep nobody needs g.

@@ -7,18 +7,6 @@
 /// changes a row's objective (w−q)·H·(w−q)ᵀ by d²·H_jj − 2d·g_j, and g by −d·H_j.
 namespace gptq::cuda {
 
-/// out (columns from first_column on, rows) = or += xᵀ·b.
-struct RefineProduct {
-  std::int64_t rows = 0, n = 0;
-  const float* x = nullptr;     ///< (depth, rows)
-  const float* b = nullptr;     ///< (depth, n), rows n apart
-  const int* b_rows = nullptr;  ///< (depth): which rows of b; null: the first ones
-  std::int64_t depth = 0;
-  std::int64_t first_column = 0;  ///< columns before its tile of 128 are left alone
-  bool accumulate = false;
-  float* out = nullptr;  ///< (n, rows)
-};
-
 /// One column batch of all rows of a slice.
 struct RefineBatchTask {
   std::int64_t rows = 0;
@@ -66,9 +54,6 @@ struct RefineCodes {
   float* scale = nullptr;         ///< (groups, rows)
   float* zero = nullptr;          ///< (groups, rows)
 };
-
-// refine_product.cu
-void multiply_gradient(const CudaContext& context, const RefineProduct& product);
 
 // refine_columns.cu
 void refine_columns(const CudaContext& context, const RefineBatchTask& task);

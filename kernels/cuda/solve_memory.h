@@ -78,12 +78,8 @@ inline std::int64_t refine_slice_rows(std::int64_t rows, std::int64_t n, std::in
 }
 
 /// Device memory that refining `rows` rows of n columns in groups of equal width takes at most, beside H.
-/// scattered: a group's columns are not visited one after the other.
-inline std::size_t refine_memory_bytes(std::int64_t rows, std::int64_t n, std::int64_t groups,
-                                       bool scattered) {
-  const std::int64_t width = (n + groups - 1) / groups;
-  const std::int64_t widest = scattered || width > SolveOptions::kColumnBatch ? width : 0;
-  const std::int64_t row_bytes = refine_row_bytes(n, groups, widest);
+inline std::size_t refine_memory_bytes(std::int64_t rows, std::int64_t n, std::int64_t groups) {
+  const std::int64_t row_bytes = refine_row_bytes(n, groups, (n + groups - 1) / groups);
   return static_cast<std::size_t>(slice_rows(rows, row_bytes) * row_bytes + n * 64 + (1 << 20));
 }
 

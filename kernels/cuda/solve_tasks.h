@@ -124,6 +124,21 @@ inline int solve_chunks(std::int64_t depth) {
   return static_cast<int>((depth + kSolveChunk - 1) / kSolveChunk);
 }
 
+/// A product with all columns of a square matrix: out (columns from first_column on, rows) = or += xᵀ·b, all
+/// of the depth in one sum.
+struct WideProduct {
+  std::int64_t rows = 0, n = 0;
+  const float* x = nullptr;     ///< (depth, rows)
+  const float* b = nullptr;     ///< (depth, n), rows n apart
+  const int* b_rows = nullptr;  ///< (depth): which rows of b; null: the first ones
+  std::int64_t depth = 0;
+  std::int64_t first_column = 0;  ///< columns before its tile of 128 are left alone
+  bool accumulate = false;
+  float* out = nullptr;  ///< (n, rows)
+};
+// solve_wide.cu
+void multiply_wide(const CudaContext& context, const WideProduct& product);
+
 /// The parts' sum, of `count` columns, with another matrix.
 struct SolveFold {
   std::int64_t rows = 0;

@@ -78,15 +78,20 @@ std::int64_t device_scratch_bytes(const MemoryQuestion& q) {
     if (group.quantized_rows == 0) continue;
     const std::int64_t n = group.in_features;
     const std::int64_t copy = n % 8 == 0 ? 0 : q.largest_chunk * (n + 7) * element(q);
-    hessian = std::max(hessian, static_cast<std::int64_t>(cuda::hessian_memory_bytes(n, 0)) + copy);
+    // A cross sum has two chunks.
+    const std::int64_t copies = q.reference ? 2 * copy : copy;
+    hessian = std::max(hessian, static_cast<std::int64_t>(cuda::hessian_memory_bytes(n, 0)) + copies);
   }
   return outputs + product + hessian;
 }
 
 std::int64_t solve_bytes_of(const MemoryQuestion& q, const GroupShape& group) {
   const std::int64_t rows = rows_of_one_rank(group.quantized_rows, q.ranks);
-  const auto kernel =
-      static_cast<std::int64_t>(cuda::solve_memory_bytes(rows, group.in_features, group.scale_groups));
+  std::size_t kernels = cuda::solve_memory_bytes(rows, group.in_features, group.scale_groups);
+  if (q.refines)
+    kernels = std::max(kernels, cuda::refine_memory_bytes(rows, group.in_features, group.scale_groups));
+  if (q.reference) kernels = std::max(kernels, cuda::correct_memory_bytes(rows, group.in_features));
+  const auto kernel = static_cast<std::int64_t>(kernels);
   if (!q.calibrates) return kernel;
   return kernel + sum_bytes_of(q, group.in_features) + factor_bytes_of(group) + expanded_bytes_of(q, group);
 }

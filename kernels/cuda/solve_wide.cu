@@ -1,4 +1,3 @@
-#include "kernels/cuda/refine_tasks.h"
 #include "kernels/cuda/solve_tile.cuh"
 
 namespace gptq::cuda {
@@ -18,7 +17,7 @@ __device__ inline void copy_four(float* to, const float* from, bool exists, std:
 
 /// Copies kDepth rows of both operands from row k0 on.
 template <bool kAligned>
-__device__ inline void fetch(const RefineProduct& product, std::int64_t row0, std::int64_t column0,
+__device__ inline void fetch(const WideProduct& product, std::int64_t row0, std::int64_t column0,
                              std::int64_t k0, float* stage) {
   constexpr int quads = kTile / 4;
 #pragma unroll
@@ -39,7 +38,7 @@ __device__ inline void fetch(const RefineProduct& product, std::int64_t row0, st
 /// Block (x, y): 128 rows, the y-th 128 columns from the tile of first_column on. All of the depth in one
 /// sum, which goes on from `out` where it accumulates.
 template <bool kAligned>
-__global__ void __launch_bounds__(kTileThreads, 2) multiply_gradient_tile(const RefineProduct product) {
+__global__ void __launch_bounds__(kTileThreads, 2) multiply_wide_tile(const WideProduct product) {
   const std::int64_t row0 = static_cast<std::int64_t>(blockIdx.x) * kTile;
   const std::int64_t column0 = (product.first_column / kTile + blockIdx.y) * kTile;
   const TilePlace at;
@@ -77,11 +76,11 @@ __global__ void __launch_bounds__(kTileThreads, 2) multiply_gradient_tile(const 
 
 }  // namespace
 
-void multiply_gradient(const CudaContext& context, const RefineProduct& product) {
+void multiply_wide(const CudaContext& context, const WideProduct& product) {
   if (product.first_column >= product.n) return;
   const std::int64_t columns = product.n - product.first_column / kTile * kTile;
   const bool aligned = product.n % 4 == 0 && reinterpret_cast<std::uintptr_t>(product.b) % 16 == 0;
-  launch(context, aligned ? multiply_gradient_tile<true> : multiply_gradient_tile<false>,
+  launch(context, aligned ? multiply_wide_tile<true> : multiply_wide_tile<false>,
          dim3(static_cast<unsigned>(product.rows / kTile), blocks_for(columns, kTile)), dim3(kTileThreads),
          kTileShared, product);
 }
