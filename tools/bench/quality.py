@@ -247,10 +247,10 @@ def main():
         return 1
     document = queue.document()
     text = quality_report.markdown(document, details=args.part == "quality")
-    print(text)
     if args.publish:
         write_json(args.publish.with_suffix(".json"), document)
         quality_report.replace_in_page(args.page, args.part, text)
+    print(text)
     if failed:
         say(f"failed: {', '.join(failed)}")
     return 0
