@@ -146,6 +146,9 @@ struct RowsToSolve {
   /// Scales and zeros (rows, groups) that are given and not sought; host, or null.
   const f16* scales = nullptr;
   const std::uint8_t* zeros = nullptr;
+  /// scale · Σ_t y_t x_tᵀ (rows, n) of the outputs y that are wanted of these rows, original column order, in
+  /// the backend's memory; or null. For correct_rows().
+  const float* wanted = nullptr;
 };
 
 /// How solved rows are improved. Changes the result.
@@ -257,26 +260,31 @@ class Kernels {
   /// y = x / sqrt(mean(hidden²) + eps), row by row: what a row counts for after the next norm. hidden: (rows,
   /// any) f32; x, y: (rows, n) of the compute type; y may be x.
   virtual void weigh_rows(const Matrix& hidden, float eps, const Matrix& x, const Matrix& y) = 0;
-  /// y = a − b, element by element, rounded once; f32 or bf16, all of one type and shape; y may be neither.
-  virtual void subtract(const Matrix& a, const Matrix& b, const Matrix& y) = 0;
+  /// y = a − b, less the bias (cols floats, host; or empty) in each row; found in f32 and rounded once. a, b:
+  /// f32 or bf16, of one type; y: that type, or bf16; all of one shape; y may be neither.
+  virtual void subtract(const Matrix& a, const Matrix& b, std::span<const float> bias, const Matrix& y) = 0;
   /// Per sample: error = Σ (a − b)², norm = Σ a². a, b: f32 or compute type, the same shape; host results.
   virtual void squared_error(const Batch& batch, const Matrix& a, const Matrix& b, std::span<double> error,
                              std::span<double> norm) = 0;
-  /// sum_ij += round(2^(reference_exponents[i]+exponents[j]) · (referenceᵀ·x)_ij), the product of this chunk
-  /// taken in f32. reference, x: (rows, n) of compute type; sum: (n, n) row-major.
-  virtual void accumulate_cross(const Matrix& reference, std::span<const int> reference_exponents,
-                                const Matrix& x, std::span<const int> exponents, std::int64_t* sum) = 0;
+  /// sum_ij += round(2^(d_exponents[i]+exponents[j]) · (dᵀ·x)_ij), the product of this chunk taken in f32. d:
+  /// (rows, m), x: (rows, n), both of compute type; sum: (m, n) row-major.
+  virtual void accumulate_cross(const Matrix& d, std::span<const int> d_exponents, const Matrix& x,
+                                std::span<const int> exponents, std::int64_t* sum) = 0;
   /// h = H + λI in visiting order, dead columns' diagonal 1 + λ, found in double precision and rounded; h:
   /// (n, n) row-major floats, full.
   virtual void expand_hessian(const FactorInput& input, float* h) = 0;
-  /// m = scale·C in visiting order, C_ij = cross_ij 2^-(reference_exponents[i]+exponents[j]), found in double
+  /// m = scale·C in visiting order, C_ij = cross_ij 2^-(d_exponents[i]+exponents[j]), found in double
   /// precision and rounded; of `input` only n, order, exponents and scale count. m: (n, n) row-major floats.
   virtual void expand_cross(const FactorInput& input, const std::int64_t* cross,
-                            std::span<const int> reference_exponents, float* m) = 0;
-  /// W + α·W·M·(R·Rᵀ)⁻¹ for rows of layers that share their columns: the weights that, applied to the
-  /// quantized stream, come nearest to what W makes of the full-precision one (QEP, GPTAQ). m, r: (n, n) in
-  /// visiting order. One host tensor (rows, n) f32 a part, original column order. A row's bits depend on that
-  /// row alone. Throws NumericalError where a row gives NaN.
+                            std::span<const int> d_exponents, float* m) = 0;
+  /// The same for `rows` rows, which are no columns of the input, in the original order. wanted: (rows, n).
+  virtual void expand_wanted(const FactorInput& input, const std::int64_t* cross, std::int64_t rows,
+                             std::span<const int> d_exponents, float* wanted) = 0;
+  /// W + α·D·(R·Rᵀ)⁻¹ for rows of layers that share their columns: the weights that, applied to the quantized
+  /// stream, come nearest to what is wanted of them. D = W·M: what W makes of the full-precision stream is
+  /// wanted (QEP, GPTAQ); where the parts say what is `wanted`, D = wanted − W·M with M = H, undamped. m, r:
+  /// (n, n) in visiting order. One host tensor (rows, n) f32 a part, original column order. A row's bits
+  /// depend on that row alone. Throws NumericalError where a row gives NaN.
   virtual std::vector<HostTensor> correct_rows(std::span<const RowsToSolve> parts,
                                                const SolveColumns& columns, const float* m, const float* r,
                                                double alpha) = 0;

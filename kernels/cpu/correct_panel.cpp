@@ -62,10 +62,14 @@ PanelCorrector::PanelCorrector(const CorrectPlan& plan)
       rest_(panel(kBatch)),
       packed_(kBatch * kBatch) {}
 
-void PanelCorrector::correct(const Matrix& w, const RowPanel& rows, float* corrected) {
-  load_rows(w, rows, plan_.position, w_.data());
+void PanelCorrector::correct(const RowsToSolve& part, const RowPanel& rows, float* corrected) {
+  load_rows(part.weight, rows, plan_.position, w_.data());
   if (plan_.alpha != 0) {
     multiply_by_m();
+    if (part.wanted != nullptr) {
+      const std::int64_t n = plan_.columns.n;
+      subtract_from({const_cast<float*>(part.wanted), DType::f32, part.weight.rows, n, n}, rows);
+    }
     solve_transposed();
     solve_upright();
   }
@@ -81,6 +85,13 @@ void PanelCorrector::multiply_by_m() {
                       from.first > 0, change_.data() + to.first * kRows);
     }
   }
+}
+
+void PanelCorrector::subtract_from(const Matrix& wanted, const RowPanel& rows) {
+  wanted_.resize(change_.size());
+  load_rows(wanted, rows, plan_.position, wanted_.data());
+  const auto used = static_cast<std::size_t>(plan_.columns.n * kRows);
+  for (std::size_t i = 0; i < used; ++i) change_[i] = wanted_[i] - change_[i];
 }
 
 /// Z Rᵀ = Y from the last batch to the first: Z_B = (Y_B − Z_later · (R_{B,later})ᵀ) · R_BB^-T.

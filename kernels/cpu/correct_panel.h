@@ -31,11 +31,12 @@ class PanelCorrector {
  public:
   explicit PanelCorrector(const CorrectPlan& plan);
 
-  /// Some rows of w into the same rows of `corrected` (rows, n) floats.
-  void correct(const Matrix& w, const RowPanel& rows, float* corrected);
+  /// Some rows of the part into the same rows of `corrected` (rows, n) floats.
+  void correct(const RowsToSolve& part, const RowPanel& rows, float* corrected);
 
  private:
   void multiply_by_m();
+  void subtract_from(const Matrix& wanted, const RowPanel& rows);
   void solve_transposed();
   void solve_upright();
   void store(const RowPanel& rows, float* corrected) const;
@@ -44,7 +45,8 @@ class PanelCorrector {
   const SolveTable& table_;
   const RefineTable& loops_;
   std::vector<float> w_;       ///< (n, 64) in visiting order
-  std::vector<float> change_;  ///< (n, 64): W M, then W M R^-T, then W M (R Rᵀ)^-1
+  std::vector<float> change_;  ///< (n, 64): W M, then D, then D R^-T, then D (R Rᵀ)^-1
+  std::vector<float> wanted_;  ///< (n, 64); empty until a part gives it
   std::vector<float> product_, rest_, packed_;
 };
 

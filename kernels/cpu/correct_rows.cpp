@@ -24,7 +24,7 @@ std::vector<HostTensor> CpuKernels::correct_rows(std::span<const RowsToSolve> pa
     const RowPanel& panel = panels[static_cast<std::size_t>(i)];
     auto& corrector = correctors[static_cast<std::size_t>(omp_get_thread_num())];
     if (!corrector) corrector = std::make_unique<PanelCorrector>(plan);
-    corrector->correct(parts[panel.part].weight, panel,
+    corrector->correct(parts[panel.part], panel,
                        reinterpret_cast<float*>(results[panel.part].storage.data()));
   });
   return results;

@@ -42,14 +42,16 @@ class CpuKernels final : public Kernels {
                                         const float* r, double damping, const SolveOptions& options) override;
 
   void weigh_rows(const Matrix& hidden, float eps, const Matrix& x, const Matrix& y) override;
-  void subtract(const Matrix& a, const Matrix& b, const Matrix& y) override;
+  void subtract(const Matrix& a, const Matrix& b, std::span<const float> bias, const Matrix& y) override;
   void squared_error(const Batch& batch, const Matrix& a, const Matrix& b, std::span<double> error,
                      std::span<double> norm) override;
-  void accumulate_cross(const Matrix& reference, std::span<const int> reference_exponents, const Matrix& x,
+  void accumulate_cross(const Matrix& d, std::span<const int> d_exponents, const Matrix& x,
                         std::span<const int> exponents, std::int64_t* sum) override;
   void expand_hessian(const FactorInput& input, float* h) override;
-  void expand_cross(const FactorInput& input, const std::int64_t* cross,
-                    std::span<const int> reference_exponents, float* m) override;
+  void expand_cross(const FactorInput& input, const std::int64_t* cross, std::span<const int> d_exponents,
+                    float* m) override;
+  void expand_wanted(const FactorInput& input, const std::int64_t* cross, std::int64_t rows,
+                     std::span<const int> d_exponents, float* wanted) override;
   std::vector<HostTensor> correct_rows(std::span<const RowsToSolve> parts, const SolveColumns& columns,
                                        const float* m, const float* r, double alpha) override;
   void refine_rows(std::span<const RowsToSolve> parts, const SolveColumns& columns, const float* h,

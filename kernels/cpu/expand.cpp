@@ -59,21 +59,35 @@ void CpuKernels::expand_hessian(const FactorInput& input, float* h) {
 }
 
 void CpuKernels::expand_cross(const FactorInput& input, const std::int64_t* cross,
-                              std::span<const int> reference_exponents, float* m) {
+                              std::span<const int> d_exponents, float* m) {
   const std::int64_t n = input.n;
   const auto size = static_cast<std::size_t>(n);
-  GPTQ_EXPECT(input.order.size() == size && input.exponents.size() == size &&
-              reference_exponents.size() == size);
+  GPTQ_EXPECT(input.order.size() == size && input.exponents.size() == size && d_exponents.size() == size);
   const std::vector<double> units = units_of(input.exponents);
-  const std::vector<double> reference_units = units_of(reference_exponents);
+  const std::vector<double> d_units = units_of(d_exponents);
   parallel_for(threads_, n, [&](std::int64_t p) {
     const std::int64_t i = input.order[static_cast<std::size_t>(p)];
-    const double unit = input.scale * reference_units[static_cast<std::size_t>(i)];
+    const double unit = input.scale * d_units[static_cast<std::size_t>(i)];
     for (std::int64_t q = 0; q < n; ++q) {
       const std::int64_t j = input.order[static_cast<std::size_t>(q)];
       m[p * n + q] = static_cast<float>(static_cast<double>(cross[i * n + j]) * unit *
                                         units[static_cast<std::size_t>(j)]);
     }
+  });
+}
+
+void CpuKernels::expand_wanted(const FactorInput& input, const std::int64_t* cross, std::int64_t rows,
+                               std::span<const int> d_exponents, float* wanted) {
+  const std::int64_t n = input.n;
+  GPTQ_EXPECT(static_cast<std::int64_t>(input.exponents.size()) == n &&
+              static_cast<std::int64_t>(d_exponents.size()) == rows);
+  const std::vector<double> units = units_of(input.exponents);
+  const std::vector<double> d_units = units_of(d_exponents);
+  parallel_for(threads_, rows, [&](std::int64_t row) {
+    const double unit = input.scale * d_units[static_cast<std::size_t>(row)];
+    for (std::int64_t col = 0; col < n; ++col)
+      wanted[row * n + col] = static_cast<float>(static_cast<double>(cross[row * n + col]) * unit *
+                                                 units[static_cast<std::size_t>(col)]);
   });
 }
 

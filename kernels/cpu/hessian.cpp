@@ -68,17 +68,17 @@ void CpuKernels::accumulate_hessian(const Matrix& x, std::span<const int> expone
   });
 }
 
-void CpuKernels::accumulate_cross(const Matrix& reference, std::span<const int> reference_exponents,
-                                  const Matrix& x, std::span<const int> exponents, std::int64_t* sum) {
-  GPTQ_EXPECT(reference.rows == x.rows && reference.cols == x.cols && reference.dtype == x.dtype);
+void CpuKernels::accumulate_cross(const Matrix& d, std::span<const int> d_exponents, const Matrix& x,
+                                  std::span<const int> exponents, std::int64_t* sum) {
+  GPTQ_EXPECT(d.rows == x.rows && d.dtype == x.dtype);
   if (x.rows == 0) return;
-  const std::int64_t n = x.cols;
-  const ChunkColumns left(reference, reference_exponents), right(x, exponents);
-  const std::int64_t down = (n + kProductRows - 1) / kProductRows;
+  const std::int64_t m = d.cols, n = x.cols;
+  const ChunkColumns left(d, d_exponents), right(x, exponents);
+  const std::int64_t down = (m + kProductRows - 1) / kProductRows;
   const std::int64_t across = (n + kProductColumns - 1) / kProductColumns;
   parallel_for(threads_, down * across, [&](std::int64_t i) {
     const std::int64_t row = i / across * kProductRows, col = i % across * kProductColumns;
-    const std::int64_t rows = std::min(kProductRows, n - row), cols = std::min(kProductColumns, n - col);
+    const std::int64_t rows = std::min(kProductRows, m - row), cols = std::min(kProductColumns, n - col);
     float* const product = product_of_thread();
     multiply_columns(left, row, rows, right, col, cols, product);
     for (std::int64_t r = 0; r < rows; ++r)

@@ -63,30 +63,30 @@ struct Columns {
 
 // Stripes of the height that the Hessian's have: what fills a GPU is the same for both. (The height decides
 // the library's choice of an algorithm, and so bits: it is a function of n alone.)
-void CudaKernels::accumulate_cross(const Matrix& reference, std::span<const int> reference_exponents,
-                                   const Matrix& x, std::span<const int> exponents, std::int64_t* sum) {
-  const std::int64_t n = x.cols, height = hessian_stripe_rows(n);
-  GPTQ_EXPECT(reference.rows == x.rows && reference.cols == n && reference.dtype == x.dtype);
+void CudaKernels::accumulate_cross(const Matrix& d, std::span<const int> d_exponents, const Matrix& x,
+                                   std::span<const int> exponents, std::int64_t* sum) {
+  const std::int64_t m = d.cols, n = x.cols, height = hessian_stripe_rows(n);
+  GPTQ_EXPECT(d.rows == x.rows && d.dtype == x.dtype);
   GPTQ_EXPECT(x.dtype == DType::f32 || x.dtype == DType::bf16);
   GPTQ_EXPECT(static_cast<std::int64_t>(exponents.size()) == n &&
-              reference_exponents.size() == exponents.size());
-  if (x.rows == 0 || n == 0) return;
+              static_cast<std::int64_t>(d_exponents.size()) == m);
+  if (x.rows == 0 || n == 0 || m == 0) return;
 
-  const Columns left(context_, kScratchCrossInput, reference, reference_exponents);
+  const Columns left(context_, kScratchCrossInput, d, d_exponents);
   const Columns right(context_, kScratchHessianInput, x, exponents);
-  const auto entries = static_cast<std::size_t>(n);
-  auto* const right_scale =
-      static_cast<float*>(context_.scratch(kScratchExponents, 2 * entries * sizeof(float)));
-  float* const left_scale = right_scale + entries;
-  context_.upload(right_scale, right.scale.data(), entries * sizeof(float));
-  context_.upload(left_scale, left.scale.data(), entries * sizeof(float));
+  const std::int64_t aligned = (n + 3) / 4 * 4;  // d's scales begin where a float4 may
+  auto* const right_scale = static_cast<float*>(
+      context_.scratch(kScratchExponents, static_cast<std::size_t>(aligned + m) * sizeof(float)));
+  float* const left_scale = right_scale + aligned;
+  context_.upload(right_scale, right.scale.data(), right.scale.size() * sizeof(float));
+  context_.upload(left_scale, left.scale.data(), left.scale.size() * sizeof(float));
   auto* const product = static_cast<float*>(context_.scratch(
       kScratchHessianProduct, static_cast<std::size_t>(height * padded_columns(n)) * sizeof(float)));
   const bool vector = n % 4 == 0 && reinterpret_cast<std::uintptr_t>(sum) % 16 == 0;
 
-  for (std::int64_t row = 0; row < n; row += height) {
+  for (std::int64_t row = 0; row < m; row += height) {
     GemmShape shape;
-    shape.m = std::min(height, n - row);
+    shape.m = std::min(height, m - row);
     shape.n = n;
     shape.k = x.rows;
     shape.transpose_a = true;

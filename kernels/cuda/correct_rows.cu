@@ -9,8 +9,8 @@
 #include "kernels/cuda/solve_slice.h"
 #include "kernels/cuda/solve_tasks.h"
 
-/// W + α·W·M·(R·Rᵀ)⁻¹, batch of columns by batch of columns. With A = W·M·R⁻ᵀ and Z = A·R⁻¹
-///   A_B = ((W·M)_B − A_L·R_BLᵀ)·R_BB⁻ᵀ, from the last batch to the first; L: the columns later than B;
+/// W + α·D·(R·Rᵀ)⁻¹, batch of columns by batch of columns. With A = D·R⁻ᵀ and Z = A·R⁻¹
+///   A_B = (D_B − A_L·R_BLᵀ)·R_BB⁻ᵀ, from the last batch to the first; L: the columns later than B;
 ///   Z_B = (A_B − Z_P·R_PB)·R_BB⁻¹, from the first to the last; P: the columns before B.
 /// Every product is the solve's, with the inverses of R's diagonal blocks as it has them.
 namespace gptq::cuda {
@@ -42,6 +42,26 @@ __global__ void __launch_bounds__(kTile* kTileRows)
   __syncthreads();
   for (int i = y; i < kTile; i += kTileRows)
     if (row0 + i < count && column0 + x < n) out[(row0 + i) * n + column0 + x] = tile[x * (kTile + 1) + i];
+}
+
+/// z = wanted − z for rows [first, first + count) of the slice. wanted: (count, n), original order.
+__global__ void __launch_bounds__(kTile* kTileRows)
+    subtract_from_wanted(const float* wanted, std::int64_t n, std::int64_t rows, std::int64_t first,
+                         std::int64_t count, const int* position, float* z) {
+  __shared__ float tile[kTile * (kTile + 1)];
+  const int x = static_cast<int>(threadIdx.x);
+  const int y = static_cast<int>(threadIdx.y);
+  const std::int64_t row0 = static_cast<std::int64_t>(blockIdx.x) * kTile;
+  const std::int64_t column0 = static_cast<std::int64_t>(blockIdx.y) * kTile;
+  for (int i = y; i < kTile; i += kTileRows)
+    if (row0 + i < count && column0 + x < n)
+      tile[i * (kTile + 1) + x] = wanted[(row0 + i) * n + column0 + x];
+  __syncthreads();
+  for (int i = y; i < kTile; i += kTileRows) {
+    if (column0 + i >= n || row0 + x >= count) continue;
+    float& value = z[position[column0 + i] * rows + first + row0 + x];
+    value = tile[x * (kTile + 1) + i] - value;
+  }
 }
 
 template <typename T>
@@ -97,6 +117,7 @@ class SliceCorrector {
   }
   void load(std::span<const PartRows> slice);
   void multiply_by_m();
+  void subtract_from_wanted_of(std::span<const PartRows> slice);
   void solve_backward(const Batch& batch);
   void solve_forward(const Batch& batch);
   void multiply(const float* x, std::int64_t depth, const float* b, std::int64_t stride, bool transposed,
@@ -116,7 +137,7 @@ class SliceCorrector {
   std::int64_t n_, rows_;
   CorrectionTables tables_;
   DeviceBuffer w_;     ///< (columns rounded up to 16, rows): weights in visiting order, zeros behind
-  DeviceBuffer z_;     ///< the same of what is being solved: W·M becomes A, and that Z
+  DeviceBuffer z_;     ///< the same of what is being solved: W·M becomes D, that A, and that Z
   DeviceBuffer step_;  ///< (128, rows): one batch's columns before they meet their triangle
   DeviceBuffer partial_, packed_;
 };
@@ -146,6 +167,7 @@ void SliceCorrector::correct(std::span<const RowsToSolve> parts, std::int64_t fi
   load(slice);
   if (alpha_ != 0) {
     multiply_by_m();
+    subtract_from_wanted_of(slice);
     for (std::int64_t number = tables_.batches; number-- > 0;) solve_backward(batch(number));
     for (std::int64_t number = 0; number < tables_.batches; ++number) solve_forward(batch(number));
   }
@@ -208,6 +230,16 @@ void SliceCorrector::multiply_by_m() {
   product.depth = n_;
   product.out = z_.as<float>();
   multiply_wide(context_, product);
+}
+
+void SliceCorrector::subtract_from_wanted_of(std::span<const PartRows> slice) {
+  for (const PartRows& rows : slice) {
+    const float* const wanted = rows.part->wanted;
+    if (wanted == nullptr) continue;
+    launch(context_, subtract_from_wanted, dim3(blocks_for(rows.count, kTile), blocks_for(n_, kTile)),
+           dim3(kTile, kTileRows), 0, wanted + rows.first * n_, n_, rows_, rows.at, rows.count,
+           tables_.position.as<int>(), z_.as<float>());
+  }
 }
 
 void SliceCorrector::solve_backward(const Batch& batch) {

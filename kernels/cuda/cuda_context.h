@@ -107,6 +107,7 @@ enum Scratch : int {
   kScratchHessianInput,
   kScratchCrossInput,
   kScratchExponents,
+  kScratchBias,
   kScratchFactor,
   kScratchFactorWork,
   kScratchSolveFirst,

@@ -50,19 +50,21 @@ class CudaKernels final : public Kernels {
   std::vector<QuantizedRows> solve_rows(std::span<const RowsToSolve> parts, const SolveColumns& columns,
                                         const float* r, double damping, const SolveOptions& options) override;
   // subtract.cu
-  void subtract(const Matrix& a, const Matrix& b, const Matrix& y) override;
+  void subtract(const Matrix& a, const Matrix& b, std::span<const float> bias, const Matrix& y) override;
   // weigh_rows.cu
   void weigh_rows(const Matrix& hidden, float eps, const Matrix& x, const Matrix& y) override;
   // squared_error.cu
   void squared_error(const Batch& batch, const Matrix& a, const Matrix& b, std::span<double> error,
                      std::span<double> norm) override;
   // accumulate_cross.cu
-  void accumulate_cross(const Matrix& reference, std::span<const int> reference_exponents, const Matrix& x,
+  void accumulate_cross(const Matrix& d, std::span<const int> d_exponents, const Matrix& x,
                         std::span<const int> exponents, std::int64_t* sum) override;
   // expand.cu
   void expand_hessian(const FactorInput& input, float* h) override;
-  void expand_cross(const FactorInput& input, const std::int64_t* cross,
-                    std::span<const int> reference_exponents, float* m) override;
+  void expand_cross(const FactorInput& input, const std::int64_t* cross, std::span<const int> d_exponents,
+                    float* m) override;
+  void expand_wanted(const FactorInput& input, const std::int64_t* cross, std::int64_t rows,
+                     std::span<const int> d_exponents, float* wanted) override;
   // correct_rows.cu
   std::vector<HostTensor> correct_rows(std::span<const RowsToSolve> parts, const SolveColumns& columns,
                                        const float* m, const float* r, double alpha) override;

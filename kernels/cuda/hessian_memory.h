@@ -31,11 +31,11 @@ inline std::size_t hessian_memory_bytes(std::int64_t n, std::int64_t chunk_rows)
   return static_cast<std::size_t>(product + copy + tiles + n * 8);
 }
 
-/// Most that accumulate_cross takes: the same and a copy of the other chunk. All but that copy and its scales
-/// is accumulate_hessian's.
-inline std::size_t cross_memory_bytes(std::int64_t n, std::int64_t chunk_rows) {
-  const std::int64_t copy = chunk_rows * (n + 7) * 4;
-  return hessian_memory_bytes(n, chunk_rows) + static_cast<std::size_t>(copy);
+/// Most that accumulate_cross takes for m rows of the sum: the same and a copy of the other chunk. All but
+/// that copy and its scales is accumulate_hessian's.
+inline std::size_t cross_memory_bytes(std::int64_t m, std::int64_t n, std::int64_t chunk_rows) {
+  const std::int64_t copy = chunk_rows * (m + 7) * 4;
+  return hessian_memory_bytes(n, chunk_rows) + static_cast<std::size_t>(copy + m * 4);
 }
 
 /// What factor() takes while it runs, given back when it returns: the matrix in double precision, and an

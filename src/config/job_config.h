@@ -59,7 +59,7 @@ struct QuantizationSection {
   int refine_sweeps = 0;                  ///< [result] of coordinate descent after the solve; 0: none
   bool refine_scales = true;              ///< [result] closed-form scales between those sweeps
   double correction_alpha = 0;            ///< [result] of the error-propagation correction, [0, 1]; 0: none
-  double correction_part = 1;             ///< [result] of the samples that it is found from, (0, 1]
+  std::string correction_target = "residual";  ///< [result] output | residual
   std::vector<std::string> correction_layers;  ///< [result] names or regexes; empty: all
   std::string rotation = "none";               ///< [result] none | hadamard
   std::vector<std::string>

@@ -74,9 +74,10 @@ std::vector<Key> quantization_keys() {
       {GPTQ_KEY(quantization.correction_alpha), result, within('[', 0, 1, ']'), word,
        "Error-propagation correction (QEP, GPTAQ): weights are moved so far towards those that make up for\n"
        "the errors of the layers before. Costs a second, full-precision forward pass; 0: none."},
-      {GPTQ_KEY(quantization.correction_part), result, within('(', 0, 1, ']'), word,
-       "The correction is found from this part of the calibration's chunks, evenly spread: its sum takes\n"
-       "twice the time of the Hessian's."},
+      {GPTQ_KEY(quantization.correction_target), result, words({"output", "residual"}), word,
+       "What corrected layers aim at. output: what their weights make of the full-precision model's input.\n"
+       "residual: layers that write to the residual stream (o_proj, down_proj) aim at the full-precision\n"
+       "stream behind them, and so make up for what the layers before could not; costs less, too."},
       {GPTQ_KEY(quantization.correction_layers), result, any(), pattern,
        "Layers to correct, in the form of include; empty: all."},
       {GPTQ_KEY(quantization.rotation), result, words({"none", "hadamard"}), word,

@@ -63,11 +63,11 @@ std::vector<StageGroup> stage_groups(const Architecture& architecture, const Mod
        hidden,
        {layer(a.q, queries, hidden, qkv_bias), layer(a.k, keys, hidden, qkv_bias),
         layer(a.v, keys, hidden, qkv_bias)}},
-      {"attention_out", queries, {layer(a.o, hidden, queries, config.attention_bias)}},
+      {"attention_out", queries, {layer(a.o, hidden, queries, config.attention_bias)}, true},
       {"mlp_in",
        hidden,
        {layer(a.gate, inner, hidden, config.mlp_bias), layer(a.up, inner, hidden, config.mlp_bias)}},
-      {"mlp_out", inner, {layer(a.down, hidden, inner, config.mlp_bias)}},
+      {"mlp_out", inner, {layer(a.down, hidden, inner, config.mlp_bias)}, true},
   };
 }
 

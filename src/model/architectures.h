@@ -48,6 +48,7 @@ struct StageGroup {
   std::string name;  ///< "attention_in", "attention_out", "mlp_in", "mlp_out"
   std::int64_t in_features = 0;
   std::vector<LinearShape> layers;
+  bool adds_to_residual = false;  ///< what its layers give is added to the residual stream
 };
 
 /// Modules that vLLM and SGLang join into one, and its name; names inside a block.

@@ -18,6 +18,19 @@ std::vector<float> floats_of(const HostTensor& tensor) {
 
 }  // namespace
 
+std::int64_t reference_group(const Recipe& recipe, const std::vector<StageGroup>& groups,
+                             std::int64_t group) {
+  const bool behind = recipe.section().correction_target == "residual" &&
+                      groups[static_cast<std::size_t>(group)].adds_to_residual;
+  return behind ? group + 1 : group;
+}
+
+std::int64_t reference_width(const Recipe& recipe, const std::vector<StageGroup>& groups,
+                             std::int64_t group) {
+  const auto at = static_cast<std::size_t>(reference_group(recipe, groups, group));
+  return at < groups.size() ? groups[at].in_features : 0;
+}
+
 /// The streams on their way through the block.
 struct BlockQuantizer::Passage {
   BlockStream quantized;
@@ -34,14 +47,16 @@ struct BlockQuantizer::Passage {
   }
 
   Activations* reference_activations() const { return reference ? &reference->activations() : nullptr; }
-  void begin(std::int64_t group) {
+  /// The streams come to these groups; behind the last one, the reference has passed the block.
+  void begin(std::int64_t group, std::int64_t of_reference) {
     maximum = group == 0 ? quantized.enter() : quantized.column_maximum(group);
-    if (reference) reference_maximum = group == 0 ? reference->enter() : reference->column_maximum(group);
+    if (!reference || of_reference == quantized.block().groups()) return;
+    reference_maximum = of_reference == 0 ? reference->enter() : reference->column_maximum(of_reference);
   }
-  void advance(std::int64_t group) {
-    maximum = quantized.advance(group);
+  void advance_reference(std::int64_t group) {
     if (reference) reference_maximum = reference->advance(group);
   }
+  void advance_quantized(std::int64_t group) { maximum = quantized.advance(group); }
 };
 
 std::vector<LayerToQuantize> BlockQuantizer::chosen_layers(std::int64_t group,
@@ -59,6 +74,10 @@ std::vector<LayerToQuantize> BlockQuantizer::chosen_layers(std::int64_t group,
   return chosen;
 }
 
+bool BlockQuantizer::reference_is_ahead(std::int64_t group) const {
+  return reference_group(tools_.recipe, tools_.model.groups(), group) > group;
+}
+
 void BlockQuantizer::append(SolvedStage solved, QuantizedBlock& result) {
   std::move(solved.layers.begin(), solved.layers.end(), std::back_inserter(result.layers));
   std::move(solved.statistics.begin(), solved.statistics.end(), std::back_inserter(result.statistics));
@@ -72,13 +91,17 @@ void BlockQuantizer::quantize_group(Passage& passage, const SafePoint& here, Par
   const auto is_corrected = [&](const LayerToQuantize& layer) {
     return tools_.recipe.corrects(layer.module);
   };
-  StageInput input{.activations = passage.quantized.activations(),
-                   .reference = passage.reference_activations(),
-                   .width = block.group_width(here.group),
-                   .maximum = std::move(passage.maximum),
-                   .reference_maximum = std::move(passage.reference_maximum)};
-  if (passage.reference && std::any_of(layers.begin(), layers.end(), is_corrected))
-    input.cross_part = tools_.recipe.section().correction_part;
+  StageInput input(passage.quantized.activations(), passage.reference_activations(),
+                   block.group_width(here.group));
+  input.corrected = passage.reference && std::any_of(layers.begin(), layers.end(), is_corrected);
+  input.maximum = std::move(passage.maximum);
+  if (reference_is_ahead(here.group)) {
+    GPTQ_EXPECT(layers.size() == 1);
+    input.target = CorrectionTarget::residual;
+    input.bias = layers[0].bias;
+  } else {
+    input.reference_maximum = std::move(passage.reference_maximum);
+  }
   input.weighted = tools_.recipe.section().token_weight == "residual" && block.uses_hidden(here.group);
   const StageSums sums = tools_.summer.accumulate(
       input, std::move(before), [&](const StageSums& partial, const std::vector<std::int64_t>& chunks) {
@@ -113,7 +136,7 @@ QuantizedBlock BlockQuantizer::run(DecoderBlock& block, Streams streams, BlockSt
   if (!sequential)
     before = start.group == 0 ? streams.quantized.copy_hidden() : std::move(start.hidden_before);
 
-  passage.begin(start.group);
+  passage.begin(start.group, reference_group(tools_.recipe, tools_.model.groups(), start.group));
   for (std::int64_t group = start.group; group < block.groups(); ++group) {
     SafePoint here;
     here.block = weights_.block;
@@ -123,13 +146,19 @@ QuantizedBlock BlockQuantizer::run(DecoderBlock& block, Streams streams, BlockSt
     here.finished = &result;
     if (group > 0) {
       here.x_width = block.group_width(group);
+      here.reference_x_width = reference_width(tools_.recipe, tools_.model.groups(), group);
       here.hidden_before = sequential ? nullptr : &before;
     }
-    if (group > start.group) tools_.on_safe_point(here);
+    const bool reference_first = reference_is_ahead(group);
+    if (group > start.group) {
+      if (reference_first) passage.advance_reference(group);
+      tools_.on_safe_point(here);
+    }
     const std::size_t first_layer = result.layers.size();
     quantize_group(passage, here, group == start.group ? std::move(start.sum) : PartialSum(), result);
     if (sequential) use_quantized(first_layer, result, block);
-    passage.advance(group);
+    passage.advance_quantized(group);
+    if (!reference_first) passage.advance_reference(group);
   }
   if (!sequential) {
     // The Hessians came from the original weights; the next block must see what the quantized ones give.

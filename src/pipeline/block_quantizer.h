@@ -10,6 +10,11 @@
 
 namespace gptq {
 
+/// The group whose input the full-precision stream holds when this one's turn comes: the next one, where the
+/// group's layer aims at the residual stream behind it. And that input's width; 0 behind the last group.
+std::int64_t reference_group(const Recipe& recipe, const std::vector<StageGroup>& groups, std::int64_t group);
+std::int64_t reference_width(const Recipe& recipe, const std::vector<StageGroup>& groups, std::int64_t group);
+
 /// Takes this rank's samples through one block and quantizes its layers on the way: stage group by stage
 /// group with quantized weights in front (true_sequential), or all Hessians from the block's original weights
 /// first. A full-precision stream, if there is one, goes beside through the original weights.
@@ -47,6 +52,7 @@ class BlockQuantizer {
  private:
   struct Passage;
   std::vector<LayerToQuantize> chosen_layers(std::int64_t group, const DecoderBlock* block) const;
+  bool reference_is_ahead(std::int64_t group) const;
   void quantize_group(Passage& passage, const SafePoint& here, PartialSum before, QuantizedBlock& result);
   void use_quantized(std::size_t first_layer, const QuantizedBlock& quantized, DecoderBlock& block);
   static void append(SolvedStage solved, QuantizedBlock& result);

@@ -123,7 +123,7 @@ void Checkpointer::Snapshot::take_activations(const SafePoint& point) {
   take_samples(activations);
   take_stream(activations, point.x_width, hidden, x, state.hidden, state.x);
   if (point.reference != nullptr) {
-    take_stream(*point.reference, point.x_width, reference_hidden, reference_x, state.reference_hidden,
+    take_stream(*point.reference, point.reference_x_width, reference_hidden, reference_x, state.reference_hidden,
                 state.reference_x);
   }
   if (point.hidden_before != nullptr) {

@@ -46,11 +46,11 @@ SolvedStage HeadQuantizer::run(Activations* quantized, Activations* reference) {
   LayerToQuantize layer{name, name, &weight, nullptr, {}};
   if (quantized == nullptr) return tools_.solver.round_to_nearest({layer}, config.num_hidden_layers);
 
-  StageInput input{*quantized, reference, config.hidden_size, false, 0, {}, {}};
+  StageInput input(*quantized, reference, config.hidden_size);
   input.maximum = normalize(*quantized);
   if (reference != nullptr) {
     input.reference_maximum = normalize(*reference);
-    if (tools_.recipe.corrects(name)) input.cross_part = tools_.recipe.section().correction_part;
+    input.corrected = tools_.recipe.corrects(name);
   }
   // No safe point in here: a job that is stopped now begins with the head again.
   const StageSums sums =

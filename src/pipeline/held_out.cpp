@@ -26,25 +26,39 @@ std::vector<HeldOutJudge::Sums> HeldOutJudge::of_own_samples(const LayerToQuanti
     const std::size_t bytes = static_cast<std::size_t>(batch.rows() * out) * sizeof(float);
     return Matrix{backend_.scratch(slot, bytes), DType::f32, batch.rows(), out, out};
   };
-  const auto compare = [&](const Batch& batch, const Matrix& reference, const Matrix& x) {
-    const Matrix wanted = output(kReferenceOutput, batch);
+  const auto compare = [&](const Batch& batch, const Matrix& wanted, const Matrix& x) {
     const Matrix given = output(kOutput, batch);
-    backend_.kernels().linear(batch, reference, *layer.prepared, wanted, false);
     backend_.kernels().linear(batch, x, candidate, given, false);
     std::vector<double> error(static_cast<std::size_t>(batch.samples())), norm(error.size());
     backend_.kernels().squared_error(batch, wanted, given, error, norm);
     for (std::size_t s = 0; s < error.size(); ++s) sums.push_back({error[s], norm[s]});
   };
-  Activations::Use use;
+  const auto outputs_of = [&](const Batch& batch, const Matrix& x) {
+    const Matrix wanted = output(kReferenceOutput, batch);
+    backend_.kernels().linear(batch, x, *layer.prepared, wanted, false);
+    return wanted;
+  };
+  const bool residual = input_.reference != nullptr && input_.target == CorrectionTarget::residual;
+  Activations::Use use, reference_use;
   use.x_width = input_.width;
-  input_.activations.visit(chunks_, use, [&](std::size_t i, const Matrix&, const Matrix& x, const Matrix&) {
-    const Batch& batch = input_.activations.batch(i);
-    if (input_.reference == nullptr) return compare(batch, x, x);
-    input_.reference->visit({i}, use,
-                            [&](std::size_t, const Matrix&, const Matrix& reference, const Matrix&) {
-                              compare(batch, reference, x);
-                            });
-  });
+  if (residual) {
+    use.hidden = reference_use.hidden = Activations::Use::read;
+  } else {
+    reference_use = use;
+  }
+  input_.activations.visit(
+      chunks_, use, [&](std::size_t i, const Matrix& hidden, const Matrix& x, const Matrix&) {
+        const Batch& batch = input_.activations.batch(i);
+        if (input_.reference == nullptr) return compare(batch, outputs_of(batch, x), x);
+        input_.reference->visit(
+            {i}, reference_use,
+            [&](std::size_t, const Matrix& reference_hidden, const Matrix& reference_x, const Matrix&) {
+              if (!residual) return compare(batch, outputs_of(batch, reference_x), x);
+              const Matrix wanted = output(kReferenceOutput, batch);
+              backend_.kernels().subtract(reference_hidden, hidden, {}, wanted);
+              compare(batch, wanted, x);
+            });
+      });
   return sums;
 }
 

@@ -74,13 +74,6 @@ std::int64_t JobInputs::summed_tokens() const {
   return std::accumulate(lengths.begin(), lengths.begin() + summed_samples(), std::int64_t{0});
 }
 
-std::int64_t JobInputs::cross_tokens(std::int64_t chunk_tokens, double part) const {
-  std::int64_t tokens = 0;
-  for (const Chunk& chunk : make_chunks(sample_lengths(), chunk_tokens, held_out()))
-    tokens += !chunk.held_out && is_in_part(chunk, part) ? chunk.tokens : 0;
-  return tokens;
-}
-
 std::int64_t JobInputs::widest_group() const {
   std::int64_t width = 0;
   for (const StageGroup& group : model->groups()) width = std::max(width, group.in_features);

@@ -24,8 +24,6 @@ struct JobInputs {
   std::int64_t held_out() const;        ///< samples that enter no Hessian
   std::int64_t summed_samples() const;  ///< the others
   std::int64_t summed_tokens() const;
-  /// Of the chunks in cross sums.
-  std::int64_t cross_tokens(std::int64_t chunk_tokens, double part) const;
 };
 
 /// The root looks first, so that a mistake is told once. Collective.

@@ -26,15 +26,13 @@ void add_group(const GroupShape& group, const JobConfig& job, Plan& plan) {
   const auto n = static_cast<double>(group.in_features);
   const double product = 2 * n * n * static_cast<double>(group.quantized_rows);
   const auto candidates = static_cast<double>(1 + job.quantization.best_of.size());
-  plan.flops.hessian += n * n * static_cast<double>(plan.tokens) *
-                        (uses_reference(job) ? 1 + 2 * job.quantization.correction_part : 1);
+  plan.flops.hessian +=
+      n * (n + 2 * static_cast<double>(group.cross_rows)) * static_cast<double>(plan.tokens);
   plan.flops.factor += n * n * n / 3;
   plan.flops.solve += product * candidates;
   plan.flops.refine += product * candidates * job.quantization.refine_sweeps;
-  if (uses_reference(job)) {
-    plan.flops.correct += 2 * product;
-    plan.reduced_bytes += 8 * group.in_features * group.in_features;
-  }
+  if (group.cross_rows > 0) plan.flops.correct += 2 * product;
+  plan.reduced_bytes += 8 * group.cross_rows * group.in_features;
   plan.reduced_bytes += 8 * TriangularPanels::size(group.in_features);
   plan.broadcast_bytes += 4 * group.in_features * group.in_features;
 }

@@ -39,14 +39,19 @@ std::int64_t rows_of_one_rank(std::int64_t rows, int ranks) {
   return std::min(rows, (panels + ranks - 1) / ranks * panel);
 }
 
-std::int64_t sum_bytes_of(const MemoryQuestion& q, std::int64_t n) {
-  return 8 * TriangularPanels::size(n) + (q.reference ? 8 * n * n : 0);
+std::int64_t sum_bytes_of(const GroupShape& group) {
+  return 8 * TriangularPanels::size(group.in_features) + 8 * group.cross_rows * group.in_features;
 }
 
 /// H itself and C, where the recipe needs them.
 std::int64_t expanded_bytes_of(const MemoryQuestion& q, const GroupShape& group) {
-  const std::int64_t matrix = 4 * group.in_features * group.in_features;
-  return (q.refines ? matrix : 0) + (q.reference ? matrix : 0);
+  const bool needs_hessian = q.refines || group.aims_at_residual;
+  return 4 * group.in_features * ((needs_hessian ? group.in_features : 0) + group.cross_rows);
+}
+
+/// What a chunk is compared with in the correction's sum.
+std::int64_t difference_bytes(const MemoryQuestion& q) {
+  return q.largest_chunk * element(q) * q.block.most_cross_rows();
 }
 
 std::int64_t factor_bytes_of(const GroupShape& group) {
@@ -79,10 +84,11 @@ std::int64_t device_scratch_bytes(const MemoryQuestion& q) {
     const std::int64_t n = group.in_features;
     const std::int64_t copy = n % 8 == 0 ? 0 : q.largest_chunk * (n + 7) * element(q);
     // A cross sum has two chunks.
-    const std::int64_t copies = q.reference ? 2 * copy : copy;
+    const std::int64_t rows = group.cross_rows;
+    const std::int64_t copies = copy + (rows % 8 == 0 ? 0 : q.largest_chunk * (rows + 7) * element(q));
     hessian = std::max(hessian, static_cast<std::int64_t>(cuda::hessian_memory_bytes(n, 0)) + copies);
   }
-  return outputs + product + hessian;
+  return outputs + product + hessian + difference_bytes(q);
 }
 
 std::int64_t solve_bytes_of(const MemoryQuestion& q, const GroupShape& group) {
@@ -93,14 +99,14 @@ std::int64_t solve_bytes_of(const MemoryQuestion& q, const GroupShape& group) {
   if (q.reference) kernels = std::max(kernels, cuda::correct_memory_bytes(rows, group.in_features));
   const auto kernel = static_cast<std::int64_t>(kernels);
   if (!q.calibrates) return kernel;
-  return kernel + sum_bytes_of(q, group.in_features) + factor_bytes_of(group) + expanded_bytes_of(q, group);
+  return kernel + sum_bytes_of(group) + factor_bytes_of(group) + expanded_bytes_of(q, group);
 }
 
 void add_quantizing(const MemoryQuestion& q, const GroupShape& group, DeviceMemory& memory) {
   if (group.quantized_rows == 0) return;
   memory.solve_bytes = std::max(memory.solve_bytes, solve_bytes_of(q, group));
   if (!q.calibrates) return;
-  const std::int64_t sum = sum_bytes_of(q, group.in_features);
+  const std::int64_t sum = sum_bytes_of(group);
   const auto factoring = static_cast<std::int64_t>(cuda::factor_memory_bytes(group.in_features));
   memory.sum_bytes = std::max(memory.sum_bytes, sum);
   memory.factor_bytes = std::max(memory.factor_bytes, sum + factor_bytes_of(group) + factoring);
@@ -126,7 +132,11 @@ PlannedDevice PlannedDevice::absent(std::int64_t total_bytes, int ranks_on_devic
 }
 
 std::int64_t widest_sum_bytes(const MemoryQuestion& q) {
-  return sum_bytes_of(q, q.block.widest_input());
+  std::int64_t widest = 0;
+  for (const GroupShape& group : q.block.groups) {
+    if (group.quantized_rows > 0) widest = std::max(widest, sum_bytes_of(group));
+  }
+  return widest;
 }
 
 std::int64_t activation_bytes(const MemoryQuestion& q) {
@@ -170,7 +180,7 @@ HostMemory host_memory(const MemoryQuestion& q) {
     if (!computes_here || !q.calibrates || group.quantized_rows == 0) continue;
     const std::int64_t n = group.in_features;
     memory.hessian_bytes =
-        std::max(memory.hessian_bytes, sum_bytes_of(q, n) + n * n * (8 + 4) + expanded_bytes_of(q, group));
+        std::max(memory.hessian_bytes, sum_bytes_of(group) + n * n * (8 + 4) + expanded_bytes_of(q, group));
   }
   // A group's codes come from the kernel, go through messages and into layers.
   memory.result_bytes = 2 * q.block.parameters + (q.ranks > 1 ? 3 : 1) * widest_codes;
@@ -178,7 +188,8 @@ HostMemory host_memory(const MemoryQuestion& q) {
   if (q.calibrates) {
     if (computes_here) {
       memory.weight_bytes += element(q) * q.block.parameters;
-      memory.scratch_bytes = q.largest_chunk * element(q) * q.block.scratch_columns();
+      memory.scratch_bytes =
+          q.largest_chunk * element(q) * q.block.scratch_columns() + difference_bytes(q);
     }
     if (q.checkpoints) {
       // The largest state is that inside the sum of the widest group.

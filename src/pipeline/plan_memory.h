@@ -33,7 +33,7 @@ struct MemoryQuestion {
 /// All activations of the rank: the residual stream (twice without true_sequential) and a group's input; the
 /// full-precision stream's as well.
 std::int64_t activation_bytes(const MemoryQuestion& q);
-/// A rank's sums of the widest group.
+/// A rank's sums of the group that has most.
 std::int64_t widest_sum_bytes(const MemoryQuestion& q);
 
 /// Backend::peak_memory_bytes() counts all of it but the driver's share.

@@ -5,6 +5,7 @@
 #include "io/output_layout.h"
 #include "model/model_rotation.h"
 #include "model/safetensors_reader.h"
+#include "pipeline/job_context.h"
 #include "quant/packing.h"
 
 namespace gptq {
@@ -22,12 +23,30 @@ std::int64_t quantized_bytes(const LinearShape& layer, const QuantizationSection
          4 * layer.in_features;
 }
 
+/// Where some layer of the group is corrected: what its sums look like.
+void add_correction(const StageGroup& group, const JobConfig& job, const Recipe& recipe,
+                    const std::string& prefix, GroupShape& shape) {
+  if (!uses_reference(job)) return;
+  if (std::none_of(group.layers.begin(), group.layers.end(), [&](const LinearShape& layer) {
+        return recipe.selects(prefix + layer.name) && recipe.corrects(prefix + layer.name);
+      }))
+    return;
+  shape.aims_at_residual = group.adds_to_residual && recipe.section().correction_target == "residual";
+  shape.cross_rows = shape.aims_at_residual ? shape.outputs : shape.in_features;
+}
+
 }  // namespace
 
 std::int64_t BlockShape::widest_input() const {
   std::int64_t widest = 0;
   for (const GroupShape& group : groups) widest = std::max(widest, group.in_features);
   return widest;
+}
+
+std::int64_t BlockShape::most_cross_rows() const {
+  std::int64_t most = 0;
+  for (const GroupShape& group : groups) most = std::max(most, group.cross_rows);
+  return most;
 }
 
 std::int64_t BlockShape::scratch_columns() const {
@@ -78,6 +97,7 @@ BlockShape measure_block(const ModelWeights& model, const JobConfig& job, const 
       shape.quantized_layers += 1;
       if (!is_dequantized(job.output)) shape.saved_bytes += bytes - quantized_bytes(layer, options);
     }
+    add_correction(group, job, recipe, prefix, g);
   }
   return shape;
 }

@@ -19,6 +19,8 @@ struct GroupShape {
   std::int64_t outputs = 0;         ///< of all its layers together
   std::int64_t quantized_rows = 0;  ///< outputs of the layers to quantize; 0: no Hessian is needed
   std::int64_t quantized_layers = 0;
+  std::int64_t cross_rows = 0;        ///< of the correction's sum; 0: there is none
+  bool aims_at_residual = false;      ///< the correction does
   std::int64_t largest_layer = 0;     ///< elements of its largest weight
   std::int64_t scale_groups = 1;      ///< groups of columns that share a scale
   std::int64_t conversion_bytes = 0;  ///< of its quantized layers' codes, together
@@ -37,6 +39,7 @@ struct BlockShape {
   std::int64_t conversion_bytes = 0;  ///< of weights whose type when loaded is not the compute type
 
   std::int64_t widest_input() const;
+  std::int64_t most_cross_rows() const;
   /// Outputs of the groups that leave something beside the residual stream: q, k, v, gate, up.
   std::int64_t scratch_columns() const;
 };

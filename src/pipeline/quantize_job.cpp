@@ -153,10 +153,14 @@ class QuantizeJob {
   void take_up(const CheckpointManifest& manifest) {
     const auto scope = phases_.in("resume");
     const bool inside = manifest.block < inputs_.model->config().num_hidden_layers;
-    const std::int64_t width =
-        inside ? inputs_.model->groups()[static_cast<std::size_t>(manifest.group)].in_features : 0;
+    InputWidths widths;
+    if (inside) {
+      const std::vector<StageGroup>& groups = inputs_.model->groups();
+      widths.quantized = groups[static_cast<std::size_t>(manifest.group)].in_features;
+      widths.reference = reference_width(recipe_, groups, manifest.group);
+    }
     first_block_ = manifest.block;
-    start_ = restore(directory_->checkpoint(), manifest, width, uses_calibration() ? &*activations_ : nullptr,
+    start_ = restore(directory_->checkpoint(), manifest, widths, uses_calibration() ? &*activations_ : nullptr,
                      reference_ ? &*reference_ : nullptr, comm_.rank(), comm_.size());
     for (const LayerStatistics& layer : manifest.layers) {
       if (layer.block < manifest.block) report_.layers.push_back(layer);
@@ -208,7 +212,6 @@ class QuantizeJob {
     const std::int64_t blocks = inputs_.model->config().num_hidden_layers;
     Progress progress(job_.log.progress, comm_.is_root(), blocks, report_.tokens);
     StageSummer summer(*compute_.backend, comm_, *compute_.collectives, inputs_.summed_tokens(),
-                       inputs_.cross_tokens(plan_.chunk_tokens, job_.quantization.correction_part),
                        inputs_.model->config().rms_norm_eps, phases_);
     StageSolver solver(*compute_.backend, comm_, *compute_.collectives, recipe_, inputs_.summed_tokens(),
                        inputs_.summed_samples(), job_.fallback.min_tokens, phases_);

@@ -198,7 +198,7 @@ FoundCheckpoint find_checkpoint(const CheckpointDirectory& directory,
 }
 
 BlockStart restore(const CheckpointDirectory& directory, const CheckpointManifest& manifest,
-                   std::int64_t width, Activations* activations, Activations* reference, int rank,
+                   const InputWidths& widths, Activations* activations, Activations* reference, int rank,
                    int ranks) {
   BlockStart start;
   start.group = manifest.group;
@@ -215,21 +215,21 @@ BlockStart restore(const CheckpointDirectory& directory, const CheckpointManifes
     if (i > 0 && !summed_here && !sampled_here)
       continue;  // thousands of ranks should not open thousands of files each
     const RankFile file(directory.path() / entry.name);
-    const std::int64_t x_width = start.group == 0 ? 0 : width;
+    const bool has_x = start.group > 0;
     if (activations != nullptr) {
-      read_stream(file, entry, "hidden", "x", x_width, *activations);
+      read_stream(file, entry, "hidden", "x", has_x ? widths.quantized : 0, *activations);
       read_block_input(file, entry, *activations, start);
     }
     if (reference != nullptr)
-      read_stream(file, entry, "reference_hidden", "reference_x", x_width, *reference);
+      read_stream(file, entry, "reference_hidden", "reference_x", has_x ? widths.reference : 0, *reference);
     if (i == 0) start.finished.layers = file.layers();
     if (!summed_here || !file.has("sum")) continue;
     start.sum.chunks.insert(start.sum.chunks.end(), entry.chunks_summed.begin(), entry.chunks_summed.end());
     if (start.sum.panels.empty())
-      start.sum.panels.assign(static_cast<std::size_t>(TriangularPanels::size(width)), 0);
+      start.sum.panels.assign(static_cast<std::size_t>(TriangularPanels::size(widths.quantized)), 0);
     file.add_sum("sum", start.sum.panels);
     if (!file.has("cross")) continue;
-    if (start.sum.cross.empty()) start.sum.cross.assign(static_cast<std::size_t>(width * width), 0);
+    if (start.sum.cross.empty()) start.sum.cross.assign(static_cast<std::size_t>(file.columns("cross")), 0);
     file.add_sum("cross", start.sum.cross);
   }
   return start;

@@ -31,11 +31,17 @@ FoundCheckpoint find_checkpoint(const CheckpointDirectory& directory,
                                 const std::map<std::string, std::string>& identity, bool other_backend,
                                 const DamageInBlocks& damage, Communicator& comm);
 
+/// Widths of the inputs that the streams hold where the manifest says.
+struct InputWidths {
+  std::int64_t quantized = 0, reference = 0;
+};
+
 /// Brings this rank's samples and its part of the sums back from a good generation, whatever ranks wrote it.
-/// width: in_features of the stage group that the manifest names. activations: none for round-to-nearest;
+/// activations: none for round-to-nearest;
 /// reference: none without a full-precision stream.
 /// Throws InputError if files that are whole contradict each other. Not collective.
 BlockStart restore(const CheckpointDirectory& directory, const CheckpointManifest& manifest,
-                   std::int64_t width, Activations* activations, Activations* reference, int rank, int ranks);
+                   const InputWidths& widths, Activations* activations, Activations* reference, int rank,
+                   int ranks);
 
 }  // namespace gptq

@@ -116,6 +116,18 @@ RowSolver::RowSolver(Backend& backend, const QuantizationSection& section, Stage
                      PhaseClock& phases)
     : backend_(backend), section_(section), factors_(factors), phases_(phases) {}
 
+std::vector<HostTensor> RowSolver::corrected_weights(std::vector<RowsToSolve> parts) {
+  const StageFactor& factor = factors_.with_cross(section_);
+  const float* m = factor.cross.as<float>();
+  if (factors_.target() == CorrectionTarget::residual) {
+    for (RowsToSolve& part : parts) part.wanted = m + part.first_row * factor.columns.n;
+    m = factors_.with_hessian(section_).hessian.as<float>();
+  }
+  const auto scope = phases_.in("correct");
+  return backend_.kernels().correct_rows(parts, factor.columns, m, factor.factor(),
+                                         section_.correction_alpha);
+}
+
 /// The parts with corrected weights in place of those for which the correction is meant.
 std::vector<RowsToSolve> RowSolver::correct(const std::vector<RowsToSolve>& parts,
                                             const std::vector<bool>& corrected) {
@@ -124,12 +136,7 @@ std::vector<RowsToSolve> RowSolver::correct(const std::vector<RowsToSolve>& part
     if (corrected[i]) chosen.push_back(parts[i]);
   }
   if (chosen.empty()) return parts;
-  if (targets_.empty()) {
-    const StageFactor& factor = factors_.with_cross(section_);
-    const auto scope = phases_.in("correct");
-    targets_ = backend_.kernels().correct_rows(chosen, factor.columns, factor.cross.as<float>(),
-                                               factor.factor(), section_.correction_alpha);
-  }
+  if (targets_.empty()) targets_ = corrected_weights(std::move(chosen));
   std::vector<RowsToSolve> result = parts;
   std::size_t next = 0;
   for (std::size_t i = 0; i < parts.size(); ++i) {

@@ -29,7 +29,8 @@ class StageFactors {
         too_thin_(too_thin),
         phases_(phases) {}
 
-  bool has_reference() const { return sums_.cross.n > 0; }
+  bool has_reference() const { return sums_.cross.rows > 0; }
+  CorrectionTarget target() const { return sums_.cross.target; }
   StageFactor& of(const QuantizationSection& section);
   /// The same with H itself.
   StageFactor& with_hessian(const QuantizationSection& section);
@@ -71,6 +72,7 @@ class RowSolver {
 
  private:
   std::vector<RowsToSolve> correct(const std::vector<RowsToSolve>& parts, const std::vector<bool>& corrected);
+  std::vector<HostTensor> corrected_weights(std::vector<RowsToSolve> parts);
   std::vector<QuantizedRows> solve_candidate(const std::vector<RowsToSolve>& parts,
                                              const QuantizationSection& candidate, bool refined);
 

@@ -47,6 +47,7 @@ struct SafePoint {
   std::int64_t x_width = 0;  ///< 0: x is not part of the state, it follows from the hidden states
   const RowStore* hidden_before = nullptr;
   const Activations* reference = nullptr;    ///< the full-precision stream; null: there is none
+  std::int64_t reference_x_width = 0;        ///< like x_width
   const StageSums* sums = nullptr;           ///< this rank's part; null: outside a sum
   std::vector<std::int64_t> chunks;          ///< in `sums`
   const QuantizedBlock* finished = nullptr;  ///< of the present block

@@ -29,11 +29,6 @@ std::vector<Chunk> make_chunks(const std::vector<std::int64_t>& sample_lengths, 
   return chunks;
 }
 
-bool is_in_part(const Chunk& chunk, double part) {
-  const auto count = [part](std::int64_t chunks) { return std::ceil(part * static_cast<double>(chunks)); };
-  return count(chunk.index + 1) > count(chunk.index);
-}
-
 std::pair<std::size_t, std::size_t> chunks_of_rank(const std::vector<Chunk>& chunks, int rank, int ranks) {
   GPTQ_EXPECT(rank >= 0 && rank < ranks);
   std::int64_t total = 0;

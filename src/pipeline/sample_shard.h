@@ -16,9 +16,6 @@ struct Chunk {
   bool held_out = false;  ///< enters no Hessian
 };
 
-/// Whether the chunk is among that part of all chunks, evenly spread.
-bool is_in_part(const Chunk& chunk, double part);
-
 /// How many of the samples are held out: that part of them, at least one, but never all. The last ones are.
 std::int64_t held_out_samples(std::int64_t samples, double part);
 

@@ -12,11 +12,23 @@ namespace {
 constexpr std::int64_t kMostRounds = 8;
 
 /// Of the backend's scratch memory; DecoderBlock has the lower ones.
-enum Slot : int { kWeighed = 16, kWeighedReference, kDifference };
+enum Slot : int { kWeighed = 16, kDifference };
 
-Matrix like(Backend& backend, int slot, const Matrix& x) {
-  const std::size_t bytes = static_cast<std::size_t>(x.rows * x.cols) * size_of(x.dtype);
-  return {backend.scratch(slot, bytes), x.dtype, x.rows, x.cols, x.cols};
+Matrix room(Backend& backend, int slot, DType dtype, std::int64_t rows, std::int64_t cols) {
+  const std::size_t bytes = static_cast<std::size_t>(rows * cols) * size_of(dtype);
+  return {backend.scratch(slot, bytes), dtype, rows, cols, cols};
+}
+
+/// Of columns that a visit brings together.
+std::vector<float> maximum_of(Backend& backend, std::int64_t width,
+                              const std::function<void(float* maximum)>& visit) {
+  const std::size_t bytes = static_cast<std::size_t>(width) * sizeof(float);
+  const DeviceBuffer maximum = backend.allocate(bytes);
+  backend.set_zero(maximum.data(), bytes);
+  visit(maximum.as<float>());
+  std::vector<float> values(static_cast<std::size_t>(width));
+  backend.download(values.data(), maximum.data(), bytes);
+  return values;
 }
 
 /// Positions of this rank's chunks that nobody has summed yet.
@@ -34,19 +46,17 @@ std::vector<std::size_t> chunks_to_sum(const Activations& activations,
 }  // namespace
 
 StageSummer::StageSummer(Backend& backend, Communicator& comm, DeviceCollectives& device_comm,
-                         std::int64_t total_tokens, std::int64_t cross_tokens, float norm_eps,
-                         PhaseClock& phases)
+                         std::int64_t total_tokens, float norm_eps, PhaseClock& phases)
     : backend_(backend),
       comm_(comm),
       device_comm_(device_comm),
       total_tokens_(total_tokens),
-      cross_tokens_(cross_tokens),
       norm_eps_(norm_eps),
       phases_(phases) {}
 
 Matrix StageSummer::weighed(int slot, const StageInput& input, const Matrix& hidden, const Matrix& x) {
   if (!input.weighted) return x;
-  const Matrix y = like(backend_, slot, x);
+  const Matrix y = room(backend_, slot, x.dtype, x.rows, x.cols);
   backend_.kernels().weigh_rows(hidden, norm_eps_, x, y);
   return y;
 }
@@ -63,61 +73,88 @@ void StageSummer::visit(const StageInput& input, const std::vector<std::size_t>&
                           });
 }
 
-/// Those of both streams, with the same weights.
+/// D: towards the layer's output the difference of the inputs; towards the residual stream the output that
+/// would lead from the quantized stream in front of the layer to the full-precision one behind it.
+Matrix StageSummer::difference(const StageInput& input, const Matrix& hidden, const Matrix& x,
+                               const Matrix& reference_hidden, const Matrix& reference_x) {
+  const bool residual = input.target == CorrectionTarget::residual;
+  const Matrix d = room(backend_, kDifference, x.dtype, x.rows, residual ? hidden.cols : x.cols);
+  if (residual) {
+    backend_.kernels().subtract(reference_hidden, hidden, input.bias, d);
+  } else {
+    backend_.kernels().subtract(reference_x, x, {}, d);
+  }
+  return d;
+}
+
+/// Takes the chunks' x and D through a step, both weighed if asked for.
 void StageSummer::visit_both(const StageInput& input, const std::vector<std::size_t>& positions,
                              const OnBothRows& step) {
-  Activations::Use use;
+  const bool residual = input.target == CorrectionTarget::residual;
+  Activations::Use use, reference_use;
   use.x_width = input.width;
-  Activations::Use reference_use = use;
-  if (input.weighted) use.hidden = Activations::Use::read;
+  if (input.weighted || residual) use.hidden = Activations::Use::read;
+  if (residual) {
+    reference_use.hidden = Activations::Use::read;
+  } else {
+    reference_use.x_width = input.width;
+  }
   input.activations.visit(
       positions, use, [&](std::size_t i, const Matrix& hidden, const Matrix& x, const Matrix&) {
-        const Matrix own = weighed(kWeighed, input, hidden, x);
-        input.reference->visit({i}, reference_use,
-                               [&](std::size_t, const Matrix&, const Matrix& reference, const Matrix&) {
-                                 step(own, weighed(kWeighedReference, input, hidden, reference));
-                               });
+        input.reference->visit(
+            {i}, reference_use,
+            [&](std::size_t, const Matrix& reference_hidden, const Matrix& reference_x, const Matrix&) {
+              const Matrix d = difference(input, hidden, x, reference_hidden, reference_x);
+              if (input.weighted) backend_.kernels().weigh_rows(hidden, norm_eps_, d, d);
+              step(weighed(kWeighed, input, hidden, x), d);
+            });
       });
 }
 
-/// The maxima of what is summed, where that is not what the forward pass has seen.
-void StageSummer::weigh_maxima(StageInput& input) {
-  const std::size_t bytes = static_cast<std::size_t>(input.width) * sizeof(float);
-  const std::vector<std::size_t> chunks = chunks_to_sum(input.activations, {});
-  const auto find = [&](const auto& visit_all) {
-    const DeviceBuffer maximum = backend_.allocate(bytes);
-    backend_.set_zero(maximum.data(), bytes);
-    visit_all(maximum.as<float>());
-    std::vector<float> values(static_cast<std::size_t>(input.width));
-    backend_.download(values.data(), maximum.data(), bytes);
-    return values;
-  };
-  input.maximum = find([&](float* maximum) {
-    visit(input, chunks, [&](const Matrix& x) { backend_.kernels().column_max(x, maximum); });
+/// The maximum of what is summed, where that is not what the forward pass has seen.
+void StageSummer::weigh_maximum(StageInput& input) {
+  input.maximum = maximum_of(backend_, input.width, [&](float* maximum) {
+    visit(input, chunks_to_sum(input.activations, {}),
+          [&](const Matrix& x) { backend_.kernels().column_max(x, maximum); });
   });
-  if (input.cross_part == 0) return;
-  input.reference_maximum = find([&](float* maximum) {
-    visit_both(input, chunks, [&](const Matrix&, const Matrix& reference) {
-      backend_.kernels().column_max(reference, maximum);
-    });
+}
+
+/// What this rank's D does not exceed.
+std::vector<float> StageSummer::difference_bound(const StageInput& input) {
+  if (input.target == CorrectionTarget::output && !input.weighted) {
+    std::vector<float> bound(input.maximum.size());
+    std::transform(input.maximum.begin(), input.maximum.end(), input.reference_maximum.begin(), bound.begin(),
+                   std::plus<>());
+    return bound;
+  }
+  const bool residual = input.target == CorrectionTarget::residual;
+  return maximum_of(backend_, residual ? input.activations.hidden_size() : input.width, [&](float* maximum) {
+    visit_both(input, chunks_to_sum(input.activations, {}),
+               [&](const Matrix&, const Matrix& d) { backend_.kernels().column_max(d, maximum); });
   });
 }
 
 /// Sums of nothing, or what `before` has of this rank's part.
 StageSums StageSummer::start(StageInput& input, PartialSum& before) {
   StageSums sums;
+  std::vector<float> bound;
+  {
+    const auto scope = phases_.in("hessian");
+    if (input.weighted) weigh_maximum(input);
+    if (input.corrected) bound = difference_bound(input);
+  }
   {
     const auto scope = phases_.in("reduce");
     comm_.all_reduce_max(input.maximum);
-    if (input.cross_part > 0) comm_.all_reduce_max(input.reference_maximum);
+    if (input.corrected) comm_.all_reduce_max(bound);
   }
   sums.hessian = make_hessian_sum(backend_, input.maximum, total_tokens_);
-  if (input.cross_part > 0)
-    sums.cross = make_cross_sum(backend_, input.reference_maximum, input.maximum, cross_tokens_);
+  if (input.corrected) sums.cross = make_cross_sum(backend_, input.target, bound, input.width, total_tokens_);
   if (!before.panels.empty()) {
     GPTQ_EXPECT(before.panels.size() == sums.hessian.count() && before.cross.size() == sums.cross.count());
     backend_.upload(sums.hessian.values(), before.panels.data(), sums.hessian.panels.size());
-    if (sums.cross.n > 0) backend_.upload(sums.cross.values(), before.cross.data(), sums.cross.sum.size());
+    if (sums.cross.rows > 0)
+      backend_.upload(sums.cross.values(), before.cross.data(), sums.cross.sum.size());
     before.panels = {};
     before.cross = {};
   }
@@ -125,10 +162,6 @@ StageSums StageSummer::start(StageInput& input, PartialSum& before) {
 }
 
 StageSums StageSummer::accumulate(StageInput input, PartialSum before, const OnRound& on_round) {
-  if (input.weighted) {
-    const auto scope = phases_.in("hessian");
-    weigh_maxima(input);
-  }
   const std::vector<std::size_t> unsummed = chunks_to_sum(input.activations, before.done_anywhere);
   // The last round is where the reduction starts: there is one even where nothing is left to be summed.
   const auto left = static_cast<std::int64_t>(unsummed.size());
@@ -149,8 +182,8 @@ StageSums StageSummer::accumulate(StageInput input, PartialSum before, const OnR
     };
     const std::vector<std::size_t> positions(bound(round), bound(round + 1));
     const bool reduces = overlapped && round + 1 == rounds[0];
-    if (sums.cross.n > 0) add_cross(input, positions, sums);
-    if (sums.cross.n > 0 && reduces) device_comm_.start_sum(sums.cross.values(), sums.cross.count());
+    if (sums.cross.rows > 0) add_cross(input, positions, sums);
+    if (sums.cross.rows > 0 && reduces) device_comm_.start_sum(sums.cross.values(), sums.cross.count());
     // Chunks that have to be copied to the device pass through it once.
     const std::size_t together = reduces && input.activations.resident() ? 1 : ranges.size();
     for (std::size_t first = 0; first < ranges.size(); first += together) {
@@ -170,7 +203,7 @@ void StageSummer::finish(bool overlapped, const StageSums& sums) {
     device_comm_.join();
   } else {
     device_comm_.all_reduce_sum(sums.hessian.values(), sums.hessian.count());
-    if (sums.cross.n > 0) device_comm_.all_reduce_sum(sums.cross.values(), sums.cross.count());
+    if (sums.cross.rows > 0) device_comm_.all_reduce_sum(sums.cross.values(), sums.cross.count());
   }
   device_comm_.wait();
 }
@@ -183,15 +216,11 @@ void StageSummer::add_chunks(const StageInput& input, const std::vector<std::siz
   });
 }
 
-void StageSummer::add_cross(const StageInput& input, std::vector<std::size_t> positions,
+void StageSummer::add_cross(const StageInput& input, const std::vector<std::size_t>& positions,
                             const StageSums& sums) {
-  std::erase_if(positions,
-                [&](std::size_t i) { return !is_in_part(input.activations.chunk(i), input.cross_part); });
-  visit_both(input, positions, [&](const Matrix& x, const Matrix& reference) {
-    const Matrix difference = like(backend_, kDifference, x);
-    backend_.kernels().subtract(reference, x, difference);
-    backend_.kernels().accumulate_cross(difference, sums.cross.difference_exponents, x,
-                                        sums.hessian.exponents, sums.cross.values());
+  visit_both(input, positions, [&](const Matrix& x, const Matrix& d) {
+    backend_.kernels().accumulate_cross(d, sums.cross.d_exponents, x, sums.hessian.exponents,
+                                        sums.cross.values());
   });
 }
 

@@ -16,22 +16,27 @@ namespace gptq {
 
 /// One stage group's input, as it lies in this rank's activations.
 struct StageInput {
+  StageInput(Activations& activations_, Activations* reference_, std::int64_t width_)
+      : activations(activations_), reference(reference_), width(width_) {}
+
   Activations& activations;
-  Activations* reference = nullptr;  ///< the same chunks in the full-precision stream; null: there is none
-  std::int64_t width = 0;
-  bool weighted = false;       ///< a row counts by the inverse square of the residual stream (token_weight)
-  double cross_part = 0;       ///< of the chunks that are in C; 0: C is not needed
-  std::vector<float> maximum;  ///< this rank's column magnitudes of x
-  std::vector<float> reference_maximum;  ///< and of the reference's
+  Activations* reference;  ///< the same chunks in the full-precision stream; null: there is none
+  std::int64_t width;
+  bool weighted = false;  ///< a row counts by the inverse square of the residual stream (token_weight)
+  bool corrected = false;  ///< C is needed
+  /// residual: the reference has passed the group's layer already.
+  CorrectionTarget target = CorrectionTarget::output;
+  std::span<const float> bias;           ///< of that layer
+  std::vector<float> maximum;            ///< this rank's column magnitudes of x
+  std::vector<float> reference_maximum;  ///< and of the reference's x, for CorrectionTarget::output
 };
 
 /// Sums H, and C where there is a reference, exactly over all ranks. Held-out chunks stay out.
 class StageSummer {
  public:
-  /// total_tokens: of all ranks, without those held out; cross_tokens: of those in cross sums. norm_eps: of
-  /// the model's norms.
+  /// total_tokens: of all ranks, without those held out. norm_eps: of the model's norms.
   StageSummer(Backend& backend, Communicator& comm, DeviceCollectives& device_comm, std::int64_t total_tokens,
-              std::int64_t cross_tokens, float norm_eps, PhaseClock& phases);
+              float norm_eps, PhaseClock& phases);
 
   /// Called with this rank's part of the sums and the chunks in it, by all ranks the same number of times.
   using OnRound = std::function<void(const StageSums& sums, const std::vector<std::int64_t>& chunks)>;
@@ -44,15 +49,18 @@ class StageSummer {
 
  private:
   using OnRows = std::function<void(const Matrix& x)>;
-  using OnBothRows = std::function<void(const Matrix& x, const Matrix& reference)>;
+  using OnBothRows = std::function<void(const Matrix& x, const Matrix& d)>;
   Matrix weighed(int slot, const StageInput& input, const Matrix& hidden, const Matrix& x);
   void visit(const StageInput& input, const std::vector<std::size_t>& positions, const OnRows& step);
   void visit_both(const StageInput& input, const std::vector<std::size_t>& positions, const OnBothRows& step);
-  void weigh_maxima(StageInput& input);
+  Matrix difference(const StageInput& input, const Matrix& hidden, const Matrix& x,
+                    const Matrix& reference_hidden, const Matrix& reference_x);
+  void weigh_maximum(StageInput& input);
+  std::vector<float> difference_bound(const StageInput& input);
   StageSums start(StageInput& input, PartialSum& before);
   void add_chunks(const StageInput& input, const std::vector<std::size_t>& positions,
                   std::span<const PanelRange> ranges, const StageSums& sums);
-  void add_cross(const StageInput& input, std::vector<std::size_t> positions, const StageSums& sums);
+  void add_cross(const StageInput& input, const std::vector<std::size_t>& positions, const StageSums& sums);
   void start_sums(std::span<const PanelRange> ranges, const HessianSum& sum);
   void finish(bool overlapped, const StageSums& sums);
 
@@ -60,7 +68,6 @@ class StageSummer {
   Communicator& comm_;
   DeviceCollectives& device_comm_;
   std::int64_t total_tokens_;
-  std::int64_t cross_tokens_;
   float norm_eps_;
   PhaseClock& phases_;
 };

@@ -68,11 +68,15 @@ void expand_hessian(Backend& backend, const HessianSum& sum, StageFactor& factor
 }
 
 void expand_cross(Backend& backend, const HessianSum& sum, const CrossSum& cross, StageFactor& factor) {
-  GPTQ_EXPECT(cross.n == sum.n);
-  factor.cross = backend.allocate(factor_bytes(sum.n));
-  FactorInput input = undamped(sum, factor);
-  input.scale = 2.0 / static_cast<double>(std::max<std::int64_t>(cross.tokens, 1));
-  backend.kernels().expand_cross(input, cross.values(), cross.difference_exponents, factor.cross.as<float>());
+  GPTQ_EXPECT(cross.n == sum.n && cross.tokens == sum.tokens);
+  const FactorInput input = undamped(sum, factor);
+  factor.cross = backend.allocate(static_cast<std::size_t>(cross.rows * cross.n) * sizeof(float));
+  auto* const values = factor.cross.as<float>();
+  if (cross.target == CorrectionTarget::residual) {
+    backend.kernels().expand_wanted(input, cross.values(), cross.rows, cross.d_exponents, values);
+  } else {
+    backend.kernels().expand_cross(input, cross.values(), cross.d_exponents, values);
+  }
 }
 
 std::vector<std::byte> serialize(const StageFactor& factor) {

@@ -44,16 +44,15 @@ HessianSum make_hessian_sum(Backend& backend, std::span<const float> maximum, st
   return sum;
 }
 
-CrossSum make_cross_sum(Backend& backend, std::span<const float> reference_maximum,
-                        std::span<const float> maximum, std::int64_t tokens) {
-  GPTQ_EXPECT(maximum.size() == reference_maximum.size());
-  std::vector<float> bound(maximum.size());
-  std::transform(maximum.begin(), maximum.end(), reference_maximum.begin(), bound.begin(), std::plus<>());
+CrossSum make_cross_sum(Backend& backend, CorrectionTarget target, std::span<const float> d_bound,
+                        std::int64_t n, std::int64_t tokens) {
   CrossSum cross;
-  cross.n = static_cast<std::int64_t>(bound.size());
+  cross.target = target;
+  cross.rows = static_cast<std::int64_t>(d_bound.size());
+  cross.n = n;
   cross.tokens = tokens;
-  cross.difference_exponents = hessian_exponents(bound, tokens);
-  cross.sum = backend.allocate(static_cast<std::size_t>(cross.n * cross.n) * sizeof(std::int64_t));
+  cross.d_exponents = hessian_exponents(d_bound, tokens);
+  cross.sum = backend.allocate(static_cast<std::size_t>(cross.rows * n) * sizeof(std::int64_t));
   backend.set_zero(cross.sum.data(), cross.sum.size());
   return cross;
 }

@@ -29,21 +29,30 @@ struct HessianSum {
 /// A sum of nothing.
 HessianSum make_hessian_sum(Backend& backend, std::span<const float> maximum, std::int64_t tokens);
 
-/// The running exact sum C = (Xᵣ − X)ᵀX of one stage group: Xᵣ is the input as the full-precision model has
-/// it, X as the quantized one has it; in the backend's memory.
+/// What a correction aims at.
+enum class CorrectionTarget {
+  output,   ///< what the layer's weights make of the full-precision stream's input
+  residual  ///< the full-precision residual stream behind the layer, errors of the layers before included
+};
+
+/// The running exact sum C = DᵀX of one stage group, in the backend's memory. X: the input as the quantized
+/// model has it. D: towards the layer's output, Xᵣ − X with the input Xᵣ of the full-precision model; towards
+/// the residual stream, the outputs that would lead to it.
 struct CrossSum {
-  std::int64_t n = 0;                     ///< 0: not needed
-  std::int64_t tokens = 0;                ///< in it, over all ranks
-  std::vector<int> difference_exponents;  ///< of Xᵣ − X; X's own are those of its HessianSum
-  DeviceBuffer sum;                       ///< (n, n) integers
+  CorrectionTarget target = CorrectionTarget::output;
+  std::int64_t rows = 0;         ///< columns of D; 0: not needed
+  std::int64_t n = 0;            ///< columns of X
+  std::int64_t tokens = 0;       ///< in it, over all ranks
+  std::vector<int> d_exponents;  ///< of D; X's own are those of its HessianSum
+  DeviceBuffer sum;              ///< (rows, n) integers
 
   std::int64_t* values() const { return sum.as<std::int64_t>(); }
   std::size_t count() const { return sum.size() / sizeof(std::int64_t); }
 };
 
-/// A sum of nothing. The columns' largest magnitudes over all ranks bound those of the difference.
-CrossSum make_cross_sum(Backend& backend, std::span<const float> reference_maximum,
-                        std::span<const float> maximum, std::int64_t tokens);
+/// A sum of nothing. d_bound: what no magnitude in D's columns exceeds on any rank; n: columns of X.
+CrossSum make_cross_sum(Backend& backend, CorrectionTarget target, std::span<const float> d_bound,
+                        std::int64_t n, std::int64_t tokens);
 
 /// H = (2 / tokens) XᵀX as a full symmetric matrix (n, n) of host doubles; for looking at small ones.
 std::vector<double> to_hessian(Backend& backend, const HessianSum& sum);

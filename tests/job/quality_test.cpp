@@ -19,8 +19,7 @@ class Quality : public JobTest {
 
 const std::vector<std::string> kEverything{
     "--set", "quantization.quality=best",        "--set", "quantization.token_weight=residual",
-    "--set", "quantization.correction_part=0.7", "--set", "quantization.best_of=[damp_percent=0.01]",
-    "--set", "calibration.held_out=0.2"};
+    "--set", "calibration.held_out=0.2",         "--set", "quantization.best_of=[damp_percent=0.01]"};
 
 TEST_F(Quality, SameBytesForAnyRanksAndThreads) {
   for (const std::string dtype : {"fp32", "bf16"}) {
@@ -32,6 +31,31 @@ TEST_F(Quality, SameBytesForAnyRanksAndThreads) {
     EXPECT_TRUE(hashes_of_run(dtype + "-three", 3, 1, options) == reference);
     EXPECT_TRUE(hashes_of_run(dtype + "-four", 4, 1, options) == reference);
   }
+}
+
+TEST_F(Quality, SameBytesForAnyRanksTowardsOutputs) {
+  const std::vector<std::string> options{"--set", "quantization.quality=default", "--set",
+                                         "quantization.correction_target=output"};
+  const auto reference = hashes_of_run("one", 1, 1, options);
+  ASSERT_FALSE(reference.empty());
+  EXPECT_TRUE(hashes_of_run("three", 3, 1, options) == reference);
+  EXPECT_TRUE(hashes_of_run("residual", 1, 1, {"--set", "quantization.quality=default"}) != reference);
+}
+
+TEST_F(Quality, AimingAtTheResidualStreamLowersTheHeldOutError) {
+  const auto error_of = [&](const std::string& target) {
+    const std::vector<std::string> options{"--set",
+                                           "calibration.held_out=0.3",
+                                           "--set",
+                                           "quantization.bits=3",
+                                           "--set",
+                                           "quantization.quality=default",
+                                           "--set",
+                                           "quantization.correction_target=" + target};
+    EXPECT_FALSE(hashes_of_run(target, 1, 1, options).empty());
+    return report(target)["held_out"]["relative_error"].get<double>();
+  };
+  EXPECT_LT(error_of("residual"), error_of("output"));
 }
 
 TEST_F(Quality, NoneOfItIsPlainGptq) {

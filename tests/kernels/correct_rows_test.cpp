@@ -209,6 +209,79 @@ TEST_P(CorrectRows, SameBitsForAnyPartitionTypeAndNumberOfRows) {
   EXPECT_EQ(run({}), "");
 }
 
+/// scale · Σ y xᵀ (rows, n) for the outputs y that the layer makes of the full-precision stream.
+DeviceBuffer wanted_outputs(Backend& backend, const Streams& streams) {
+  const Dense& w = streams.stage.layer.weight;
+  Dense y(streams.x.rows, w.rows);
+  for (std::int64_t t = 0; t < y.rows; ++t)
+    for (std::int64_t r = 0; r < w.rows; ++r)
+      for (std::int64_t c = 0; c < w.cols; ++c) y.at(t, r) += w.at(r, c) * streams.stream.at(t, c);
+  const Dense products = reference::cross(y, streams.x);
+  return test::upload(backend, std::vector<float>(products.values.begin(), products.values.end()));
+}
+
+DeviceBuffer undamped_hessian(Backend& backend, const Streams& streams) {
+  DeviceBuffer h = test::poisoned(backend, factor_bytes(streams.x.cols));
+  backend.kernels().expand_hessian(streams.stage.input(0), h.as<float>());
+  return h;
+}
+
+// W + (Y X̃ᵀ − W H)(H + λI)⁻¹ with Y = W X is W + W C (H + λI)⁻¹.
+TEST_P(CorrectRows, TowardsWantedOutputsIsTowardsTheOtherStream) {
+  for (const std::int64_t n : {1, 60, 129}) {
+    for (const OrderMode& mode : kOrderModes) {
+      SCOPED_TRACE(std::to_string(n) + " columns, " + mode.name);
+      const Dense x = tokens_of(n, 85);
+      const Streams streams =
+          make_streams(backend(), noisy(x, 0.3, 86), x, 70, section_of(4, 32, true, mode, "minmax"));
+      const DeviceBuffer wanted = wanted_outputs(backend(), streams);
+      const DeviceBuffer h = undamped_hessian(backend(), streams);
+      const HostTensor weight = as_tensor(streams.stage.layer.weight);
+      const StageFactor& factor = streams.stage.factor;
+      std::vector<RowsToSolve> parts{{weight.matrix().rows_from(0, 3)}, {weight.matrix().rows_from(3, 67)}};
+      parts[0].wanted = wanted.as<float>();
+      parts[1].wanted = wanted.as<float>() + 3 * n;
+      Dense got(70, n);
+      auto to = got.values.begin();
+      for (const HostTensor& part :
+           backend().kernels().correct_rows(parts, factor.columns, h.as<float>(), factor.factor(), 0.7)) {
+        const auto* from = reinterpret_cast<const float*>(part.storage.data());
+        to = std::copy(from, from + part.elements(), to);
+      }
+      const Dense expected = reference::correct(streams.stage.layer.weight, streams.cross,
+                                                streams.stage.layer.hessian, factor.damping, 0.7);
+      EXPECT_GT(distance(streams.stage.layer.weight, expected), 0.01);
+      EXPECT_LT(distance(got, expected), 5e-4);
+    }
+  }
+}
+
+TEST_P(CorrectRows, WantedOutputsGiveARowTheSameBitsInAnyPartition) {
+  const std::int64_t n = 140, rows = 130;
+  const Dense x = tokens_of(n, 87);
+  const Streams streams = make_streams(backend(), noisy(x, 0.3, 88), x, rows, QuantizationSection{});
+  const DeviceBuffer wanted = wanted_outputs(backend(), streams), h = undamped_hessian(backend(), streams);
+  const HostTensor weight = as_tensor(streams.stage.layer.weight);
+  const StageFactor& factor = streams.stage.factor;
+  const auto run = [&](const std::vector<std::int64_t>& counts) {
+    std::vector<RowsToSolve> parts;
+    std::int64_t first = 0;
+    for (const std::int64_t count : counts) {
+      parts.push_back({weight.matrix().rows_from(first, count)});
+      parts.back().wanted = wanted.as<float>() + first * n;
+      first += count;
+    }
+    std::string bytes;
+    for (const HostTensor& result :
+         backend().kernels().correct_rows(parts, factor.columns, h.as<float>(), factor.factor(), 1))
+      bytes += test::bytes_of(result);
+    return bytes;
+  };
+  const std::string whole = run({rows});
+  EXPECT_EQ(run({1, 64, 65}), whole);
+  EXPECT_EQ(run({100, 0, 30}), whole);
+}
+
 TEST_P(CorrectRows, NanInWeightsIsANumericalError) {
   const Dense x = tokens_of(64, 81);
   const Streams streams = make_streams(backend(), noisy(x, 0.3, 82), x, 66, QuantizationSection{});

@@ -40,7 +40,7 @@ class CrossSumTest : public testing::TestWithParam<test::Place>, protected test:
   };
   Sum sum_of(const Matrix& reference, const Matrix& x) const {
     Sum sum{exponents_of(backend(), reference), exponents_of(backend(), x), {}};
-    const auto count = static_cast<std::size_t>(x.cols * x.cols);
+    const auto count = static_cast<std::size_t>(reference.cols * x.cols);
     const DeviceBuffer values = test::upload(backend(), std::vector<std::int64_t>(count, 0));
     kernels().accumulate_cross(reference, sum.rows, x, sum.cols, values.as<std::int64_t>());
     sum.values = test::download<std::int64_t>(backend(), values, count);
@@ -49,13 +49,26 @@ class CrossSumTest : public testing::TestWithParam<test::Place>, protected test:
 };
 
 TEST_P(CrossSumTest, AgreesWithDoublePrecision) {
-  for (const auto& [rows, n] : std::vector<std::pair<std::int64_t, std::int64_t>>{
-           {1, 1}, {1, 5}, {31, 64}, {33, 127}, {64, 128}, {65, 129}, {256, 192}, {300, 193}, {77, 460}}) {
-    const Array a = inputs(rows, n, 1), b = inputs(rows, n, 2);
+  struct Shape {
+    std::int64_t rows, m, n;
+  };
+  for (const auto& [rows, m, n] : std::vector<Shape>{{1, 1, 1},
+                                                     {1, 5, 5},
+                                                     {31, 64, 64},
+                                                     {33, 127, 127},
+                                                     {64, 128, 128},
+                                                     {65, 129, 129},
+                                                     {256, 192, 192},
+                                                     {300, 193, 193},
+                                                     {77, 460, 460},
+                                                     {40, 3, 200},
+                                                     {70, 200, 7},
+                                                     {257, 193, 385}}) {
+    const Array a = inputs(rows, m, 1), b = inputs(rows, n, 2);
     const Sum sum =
         sum_of(TestMatrix(backend(), a, dtype()).matrix(), TestMatrix(backend(), b, dtype()).matrix());
     double largest = 0;
-    for (std::int64_t i = 0; i < n; ++i) {
+    for (std::int64_t i = 0; i < m; ++i) {
       for (std::int64_t j = 0; j < n; ++j) {
         double product = 0, of_a = 0, of_b = 0;
         for (std::int64_t r = 0; r < rows; ++r) {
@@ -69,7 +82,7 @@ TEST_P(CrossSumTest, AgreesWithDoublePrecision) {
         largest = std::max(largest, std::abs(got - product) / std::sqrt(of_a * of_b));
       }
     }
-    EXPECT_LT(largest, test::tolerances_of(GetParam().backend).hessian) << rows << "x" << n;
+    EXPECT_LT(largest, test::tolerances_of(GetParam().backend).hessian) << rows << ", " << m << "x" << n;
   }
 }
 
@@ -225,6 +238,28 @@ TEST_P(ExpandTest, TheCrossSumIsScaled) {
           std::ldexp(static_cast<double>(cross[at]) * sum_.scale(),
                      -exponents[static_cast<std::size_t>(i)] - sum_.exponents[static_cast<std::size_t>(j)]);
       ASSERT_FLOAT_EQ(got[static_cast<std::size_t>(p * n_ + q)], static_cast<float>(c)) << p << ", " << q;
+    }
+  }
+}
+
+TEST_P(ExpandTest, WantedProductsKeepTheirOrder) {
+  const std::int64_t rows = 9;
+  std::mt19937_64 generator(14);
+  std::vector<std::int64_t> cross(static_cast<std::size_t>(rows * n_));
+  for (std::int64_t& entry : cross) entry = static_cast<std::int64_t>(generator()) / 64;
+  std::vector<int> exponents;
+  for (std::int64_t r = 0; r < rows; ++r) exponents.push_back(15 + static_cast<int>(r));
+  const DeviceBuffer values = test::upload(backend(), cross);
+  const DeviceBuffer wanted = test::poisoned(backend(), cross.size() * sizeof(float));
+  kernels().expand_wanted(input(0.5), values.as<std::int64_t>(), rows, exponents, wanted.as<float>());
+  const auto got = test::download<float>(backend(), wanted, cross.size());
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t c = 0; c < n_; ++c) {
+      const auto at = static_cast<std::size_t>(r * n_ + c);
+      const double c_rc =
+          std::ldexp(static_cast<double>(cross[at]) * sum_.scale(),
+                     -exponents[static_cast<std::size_t>(r)] - sum_.exponents[static_cast<std::size_t>(c)]);
+      ASSERT_FLOAT_EQ(got[at], static_cast<float>(c_rc)) << r << ", " << c;
     }
   }
 }

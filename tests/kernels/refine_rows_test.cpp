@@ -202,7 +202,7 @@ TEST_P(RefineProperties, NoLossRisesWhereMostOfItCancels) {
           1e5 * std::cos(0.3 * static_cast<double>(i)) * std::cos(0.3 * static_cast<double>(j));
   for (const QuantizationSection& section : unlike_sections()) {
     const Stage stage = make_stage(backend(), layer, section);
-    const SolveOptions options = Recipe(section).solve_options();
+    const SolveOptions options = solve_options(section);
     for (const QuantizedRows& start :
          {solve_stage(backend(), stage, options),
           round_to_nearest(backend(), stage.layer, stage.factor.columns, section)}) {

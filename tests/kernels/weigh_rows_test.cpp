@@ -63,7 +63,32 @@ TEST_P(RowFiguresTest, DifferencesAreRoundedOnce) {
     for (const test::View& view : kViews) {
       const TestMatrix left(backend(), a, dtype(), view), right(backend(), b, dtype(), view);
       const TestMatrix out(backend(), dtype(), rows, n, view);
-      kernels().subtract(left.matrix(), right.matrix(), out.matrix());
+      kernels().subtract(left.matrix(), right.matrix(), {}, out.matrix());
+      EXPECT_TRUE(out.is_written());
+      EXPECT_EQ(reference::largest_difference(out.array(), expected), 0) << rows << "x" << n;
+    }
+  }
+}
+
+TEST_P(RowFiguresTest, DifferencesOfFloatsLoseTheBiasAndTakeTheComputeType) {
+  for (const auto& [rows, n] :
+       std::vector<std::pair<std::int64_t, std::int64_t>>{{1, 1}, {70, 96}, {129, 257}}) {
+    const Array a = reference::random_array(rows, n, DType::f32, 7),
+                b = reference::random_array(rows, n, DType::f32, 8);
+    std::vector<float> bias;
+    for (std::int64_t c = 0; c < n; ++c) bias.push_back(static_cast<float>(b.at(0, c)) / 3);
+    Array expected = a;
+    for (std::int64_t r = 0; r < rows; ++r) {
+      for (std::int64_t c = 0; c < n; ++c) {
+        const float difference = static_cast<float>(a.at(r, c)) - static_cast<float>(b.at(r, c)) -
+                                 bias[static_cast<std::size_t>(c)];
+        expected.at(r, c) = dtype() == DType::bf16 ? to_float(to_bf16(difference)) : difference;
+      }
+    }
+    for (const test::View& view : kViews) {
+      const TestMatrix left(backend(), a, DType::f32, view), right(backend(), b, DType::f32, view);
+      const TestMatrix out(backend(), dtype(), rows, n, view);
+      kernels().subtract(left.matrix(), right.matrix(), bias, out.matrix());
       EXPECT_TRUE(out.is_written());
       EXPECT_EQ(reference::largest_difference(out.array(), expected), 0) << rows << "x" << n;
     }

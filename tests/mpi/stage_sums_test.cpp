@@ -71,7 +71,7 @@ class NotingKernels final : public Kernels {
     unused();
   }
   void weigh_rows(const Matrix&, float, const Matrix&, const Matrix&) override { unused(); }
-  void subtract(const Matrix&, const Matrix&, const Matrix&) override { unused(); }
+  void subtract(const Matrix&, const Matrix&, std::span<const float>, const Matrix&) override { unused(); }
   void squared_error(const Batch&, const Matrix&, const Matrix&, std::span<double>,
                      std::span<double>) override {
     unused();
@@ -82,6 +82,10 @@ class NotingKernels final : public Kernels {
   }
   void expand_hessian(const FactorInput&, float*) override { unused(); }
   void expand_cross(const FactorInput&, const std::int64_t*, std::span<const int>, float*) override {
+    unused();
+  }
+  void expand_wanted(const FactorInput&, const std::int64_t*, std::int64_t, std::span<const int>,
+                     float*) override {
     unused();
   }
   std::vector<HostTensor> correct_rows(std::span<const RowsToSolve>, const SolveColumns&, const float*,
@@ -194,8 +198,9 @@ struct Summing {
     }
     LateCollectives collectives(notes, overlaps);
     PhaseClock phases(backend);
-    StageSummer summer(backend, world(), collectives, 2 * kChunks, 0, 1e-6f, phases);
-    const StageInput input{activations, nullptr, kWidth, false, 0, std::vector<float>(kWidth, 1), {}};
+    StageSummer summer(backend, world(), collectives, 2 * kChunks, 1e-6f, phases);
+    StageInput input(activations, nullptr, kWidth);
+    input.maximum.assign(kWidth, 1);
     const StageSums sums =
         summer.accumulate(input, before, [&](const StageSums&, const std::vector<std::int64_t>&) {
           ++rounds;

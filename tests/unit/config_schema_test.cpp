@@ -56,7 +56,7 @@ JobConfig unusual_job() {
   q.refine_sweeps = 4;
   q.refine_scales = false;
   q.correction_alpha = 0.5;
-  q.correction_part = 0.3;
+  q.correction_target = "output";
   q.correction_layers = {"down_proj$"};
   q.rotation = "hadamard";
   q.best_of = {"scale_search=mse mse_norm=2.4", "damp_percent=0.01"};
