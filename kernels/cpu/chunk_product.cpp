@@ -105,7 +105,7 @@ const HessianTable& hessian_table() {
 }
 
 float* product_of_thread() {
-  thread_local HostBuffer buffer(static_cast<std::size_t>(kProductRows * kProductColumns) * sizeof(float));
+  thread_local HostBuffer buffer(static_cast<std::size_t>(kCrossRows * kProductColumns) * sizeof(float));
   return reinterpret_cast<float*>(buffer.data());
 }
 

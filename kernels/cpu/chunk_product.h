@@ -41,9 +41,11 @@ void multiply_columns(const ChunkColumns& a, std::int64_t row, std::int64_t rows
 
 const HessianTable& hessian_table();  ///< this machine's
 
-/// Tiles of one product: wide enough for full speed, many enough for many threads.
+/// Tiles of one product: wide enough for full speed, many enough for many threads. A Hessian's are as high as
+/// its panels.
 constexpr std::int64_t kProductRows = 192;
 constexpr std::int64_t kProductColumns = 384;
-float* product_of_thread();  ///< kProductRows * kProductColumns floats
+constexpr std::int64_t kCrossRows = 384;
+float* product_of_thread();  ///< kCrossRows * kProductColumns floats
 
 }  // namespace gptq

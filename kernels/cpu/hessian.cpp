@@ -74,11 +74,11 @@ void CpuKernels::accumulate_cross(const Matrix& d, std::span<const int> d_expone
   if (x.rows == 0) return;
   const std::int64_t m = d.cols, n = x.cols;
   const ChunkColumns left(d, d_exponents), right(x, exponents);
-  const std::int64_t down = (m + kProductRows - 1) / kProductRows;
+  const std::int64_t down = (m + kCrossRows - 1) / kCrossRows;
   const std::int64_t across = (n + kProductColumns - 1) / kProductColumns;
   parallel_for(threads_, down * across, [&](std::int64_t i) {
-    const std::int64_t row = i / across * kProductRows, col = i % across * kProductColumns;
-    const std::int64_t rows = std::min(kProductRows, m - row), cols = std::min(kProductColumns, n - col);
+    const std::int64_t row = i / across * kCrossRows, col = i % across * kProductColumns;
+    const std::int64_t rows = std::min(kCrossRows, m - row), cols = std::min(kProductColumns, n - col);
     float* const product = product_of_thread();
     multiply_columns(left, row, rows, right, col, cols, product);
     for (std::int64_t r = 0; r < rows; ++r)
