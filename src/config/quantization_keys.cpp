@@ -75,9 +75,10 @@ std::vector<Key> quantization_keys() {
        "Error-propagation correction (QEP, GPTAQ): weights are moved so far towards those that make up for\n"
        "the errors of the layers before. Costs a second, full-precision forward pass; 0: none."},
       {GPTQ_KEY(quantization.correction_target), result, words({"output", "residual"}), word,
-       "What corrected layers aim at. output: what their weights make of the full-precision model's input.\n"
-       "residual: layers that write to the residual stream (o_proj, down_proj) aim at the full-precision\n"
-       "stream behind them, and so make up for what the layers before could not; costs less, too."},
+       "What corrected layers aim at. residual: layers that write to the residual stream (o_proj, down_proj)\n"
+       "aim at the full-precision stream behind them, and so make up for all that the layers before could\n"
+       "not; the others are not corrected. output: every layer aims at what its weights make of the\n"
+       "full-precision model's input (QEP, GPTAQ)."},
       {GPTQ_KEY(quantization.correction_layers), result, any(), pattern,
        "Layers to correct, in the form of include; empty: all."},
       {GPTQ_KEY(quantization.rotation), result, words({"none", "hadamard"}), word,

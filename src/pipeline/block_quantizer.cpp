@@ -93,9 +93,11 @@ void BlockQuantizer::quantize_group(Passage& passage, const SafePoint& here, Par
   };
   StageInput input(passage.quantized.activations(), passage.reference_activations(),
                    block.group_width(here.group));
-  input.corrected = passage.reference && std::any_of(layers.begin(), layers.end(), is_corrected);
+  const bool aims_at_residual = reference_is_ahead(here.group);
+  input.corrected = passage.reference && std::any_of(layers.begin(), layers.end(), is_corrected) &&
+                    (aims_at_residual || tools_.recipe.section().correction_target == "output");
   input.maximum = std::move(passage.maximum);
-  if (reference_is_ahead(here.group)) {
+  if (aims_at_residual) {
     GPTQ_EXPECT(layers.size() == 1);
     input.target = CorrectionTarget::residual;
     input.bias = layers[0].bias;

@@ -31,8 +31,12 @@ void add_correction(const StageGroup& group, const JobConfig& job, const Recipe&
         return recipe.selects(prefix + layer.name) && recipe.corrects(prefix + layer.name);
       }))
     return;
-  shape.aims_at_residual = group.adds_to_residual && recipe.section().correction_target == "residual";
-  shape.cross_rows = shape.aims_at_residual ? shape.outputs : shape.in_features;
+  if (recipe.section().correction_target == "output") {
+    shape.cross_rows = shape.in_features;
+  } else if (group.adds_to_residual) {
+    shape.aims_at_residual = true;
+    shape.cross_rows = shape.outputs;
+  }
 }
 
 }  // namespace
