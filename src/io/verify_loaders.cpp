@@ -93,16 +93,20 @@ void note_exllama(const std::vector<Module>& modules, VerifyResult& result) {
   }
 }
 
-/// GPTQModel's format, which others take for one that they know, or refuse.
-void note_planes(const OutputModel& model, const std::vector<Module>& modules, VerifyResult& result) {
-  if (model.config.quantized.format != CheckpointFormat::gptq_p) return;
+/// GPTQModel's own format, which others take for one that they know, or refuse; and what it does not take.
+void note_gptqmodel(const OutputModel& model, const std::vector<Module>& modules, VerifyResult& result) {
+  const CheckpointFormat format = model.config.quantized.format;
   std::vector<std::string> reasons;
-  add_count(reasons, modules, "3, 5, 6 or 7 bits and in_features or out_features not divisible by 32",
-            [](const Module& m) {
-              return (m.form.bits == 3 || needs_planes(m.form.bits)) && (m.in % 32 != 0 || m.out % 32 != 0);
-            });
-  result.notes.push_back(
-      "checkpoint_format gptq_p is read by GPTQModel (from 7 on) and no other known loader");
+  if (format == CheckpointFormat::gptq && !model.config.quantized.sym)
+    reasons.push_back("sym: false in checkpoint_format gptq, unless it wrote that itself; write gptq_v2");
+  if (format == CheckpointFormat::gptq_p) {
+    result.notes.push_back(
+        "checkpoint_format gptq_p is read by GPTQModel (from 7 on) and no other known loader");
+    add_count(reasons, modules, "3, 5, 6 or 7 bits and in_features or out_features not divisible by 32",
+              [](const Module& m) {
+                return (m.form.bits == 3 || needs_planes(m.form.bits)) && (m.in % 32 != 0 || m.out % 32 != 0);
+              });
+  }
   if (!reasons.empty())
     result.notes.push_back(fmt::format("GPTQModel does not take: {}", fmt::join(reasons, "; ")));
 }
@@ -146,7 +150,7 @@ void note_loader_limits(const OutputModel& model, VerifyResult& result) {
   if (modules.empty()) return;
   note_marlin(modules, result);
   note_exllama(modules, result);
-  note_planes(model, modules, result);
+  note_gptqmodel(model, modules, result);
   note_shapes(modules, result);
   note_tensor_parallel(model, modules, result);
 }
