@@ -57,7 +57,7 @@ QuantizedLayer read_layer(const SafetensorsReader& reader, const std::string& mo
                           const ModelConfig::Quantized& quantized) {
   const PackedLayer packed{reader.read(module + ".qweight"), reader.read(module + ".qzeros"),
                            reader.read(module + ".scales"), reader.read(module + ".g_idx")};
-  return unpack(packed, quantized.form_of(module).bits, quantized.v2);
+  return unpack(packed, quantized.form_of(module).bits, quantized.format);
 }
 
 template <typename Values>

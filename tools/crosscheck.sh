@@ -1,17 +1,24 @@
 #!/usr/bin/env bash
-# Proves that other systems understand our output: quantizes the demonstration model to 2, 3, 4 and 8 bits, loads each
-# in GPTQModel (and the 4-bit one in transformers) on the CPU, and compares their perplexity with `gptq-hpc eval` over
-# the same windows. Fails where they differ by more than 0.5 %.
+# Proves that other systems understand our output. First every number of bits in every checkpoint format that holds it:
+# GPTQModel's own code must unpack the weights that we dequantize, bit for bit. Then the demonstration model is quantized
+# to each number of bits, loaded in GPTQModel (and the 4-bit one in transformers) on the CPU, and their perplexity compared
+# with `gptq-hpc eval` over the same windows; it fails where they differ by more than 0.5 %.
 #
-#   tools/crosscheck.sh [BITS...]     # default: 2 3 4 8
+#   tools/crosscheck.sh [BITS...]            # default: 2 3 4 5 6 7 8
+#   tools/crosscheck.sh --weights [BITS...]  # the first part alone
 #
 # Not part of tools/test.sh: it needs about 6 GB for GPTQModel and PyTorch, and some minutes.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/lib/demo.sh"
 
+weights_only=false
+if [ "${1:-}" = --weights ]; then
+  weights_only=true
+  shift
+fi
 bits=("$@")
-[ "${#bits[@]}" -gt 0 ] || bits=(2 3 4 8)
+[ "${#bits[@]}" -gt 0 ] || bits=(2 3 4 5 6 7 8)
 folder="$CACHE_DIR/crosscheck"
 peers="$REPO_DIR/tools/bench/requirements-gptqmodel.txt"
 
@@ -20,6 +27,37 @@ build_targets gptq-hpc
 prepare_demo
 python="$(make_venv venv-gptqmodel "$peers")" || die "the Python environment of GPTQModel could not be made"
 mkdir -p "$folder"
+
+# compare_weights NAME SETTING...: packs a model rounded to nearest, and dequantizes the same; GPTQModel must agree.
+compare_weights() {
+  local name="$1" setting settings=(--set quantization.method=rtn)
+  shift
+  for setting in "$@"; do settings+=(--set "$setting"); done
+  for form in gptq dequantized; do
+    "$GPTQ_HPC" quantize "$REPO_DIR/configs/quickstart.yaml" --overwrite "${DEMO_PATHS[@]}" "${settings[@]}" \
+      --set "output.format=$form" --set "output.path=$folder/weights-$form" >"$folder/weights.log" 2>&1 ||
+      { tail -n 20 "$folder/weights.log" >&2; die "$name could not be quantized"; }
+  done
+  "$python" "$REPO_DIR/tools/crosscheck/weights.py" "$folder/weights-gptq" "$folder/weights-dequantized" \
+    >"$folder/weights.log" 2>&1 || touch "$folder/failed"
+  printf '%-22s %s\n' "$name" "$(tail -n 1 "$folder/weights.log")"
+}
+
+rm -f "$folder/failed"
+for b in "${bits[@]}"; do
+  formats=(gptq gptq_v2 gptq_p)
+  case "$b" in 5 | 6 | 7) formats=(gptq_p) ;; esac
+  for format in "${formats[@]}"; do
+    sym=false
+    [ "$format" != gptq ] || sym=true  # GPTQModel takes asymmetric ones of v1 from itself alone
+    compare_weights "$b bits, $format" "quantization.bits=$b" "quantization.sym=$sym" "output.checkpoint_format=$format"
+  done
+done
+compare_weights "8, 5, 3 bits, gptq_p" quantization.bits=3 quantization.mlp_bits=5 \
+  'quantization.module_bits={down_proj: 8}' quantization.group_size=64
+[ ! -e "$folder/failed" ] || die "GPTQModel unpacks other weights"
+if $weights_only; then exit 0; fi
+
 make_samples calibration "$DEMO_DIR/calibration.h5" --nsamples 32 --seqlen 512
 evaluation="$folder/evaluation.h5"
 make_samples eval_a "$evaluation" --contiguous --nsamples 12 --seqlen 1024
@@ -33,7 +71,6 @@ compare() {
   "$TOOLS_PYTHON" "$REPO_DIR/tools/crosscheck/compare.py" "$1" "$folder/w$1.json" "$theirs" || touch "$folder/failed"
 }
 
-rm -f "$folder/failed"
 for b in "${bits[@]}"; do
   log "quantizing to $b bits"
   run_ranks 2 "$GPTQ_HPC" quantize "$REPO_DIR/configs/quickstart.yaml" --overwrite "${DEMO_PATHS[@]}" \

@@ -96,7 +96,7 @@ struct OutputSection {
   std::string path;                              ///< [speed] directory to make
   bool overwrite = false;                        ///< [speed] replace an output that is not this job's own
   std::string format = "gptq";                   ///< [result] gptq | dequantized
-  std::string checkpoint_format = "gptq";        ///< [result] gptq | gptq_v2
+  std::string checkpoint_format = "gptq";        ///< [result] gptq | gptq_v2 | gptq_p
   std::string quantization_config = "gptq";      ///< [result] gptq | mixed_gptq: how config.json says it
   std::int64_t max_shard_bytes = 5'000'000'000;  ///< [result] of one safetensors file
 };

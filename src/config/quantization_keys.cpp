@@ -19,8 +19,8 @@ std::vector<Key> quantization_keys() {
       {GPTQ_KEY(quantization.method), result, words({"gptq", "rtn"}), word,
        "gptq, or rtn: round to nearest without calibration, the baseline to compare with."},
       {GPTQ_KEY(quantization.bits), result, bits(), word,
-       "Bits of a weight. Most loaders take 4 and 8, fewer 2 and 3; 5, 6 and 7 (a dense bit stream, like 3)\n"
-       "are for GPTQModel.",
+       "Bits of a weight. Most loaders take 4 and 8, fewer 2 and 3, and GPTQModel alone 5, 6 and 7\n"
+       "(output.checkpoint_format: gptq_p).",
        layer},
       {GPTQ_KEY(quantization.trits), result, any(), word,
        "Three levels only (1.58 bit), stored at 2 bits: codes 0, 1 and 2. Sets bits to 2.", layer},

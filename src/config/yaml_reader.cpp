@@ -11,6 +11,7 @@
 #include "config/key_value.h"
 #include "config/module_rules.h"
 #include "config/nearest.h"
+#include "config/output_format.h"
 #include "config/yaml_document.h"
 
 namespace gptq {
@@ -76,6 +77,10 @@ class JobReader {
               conflict.message(given_["quantization." + conflict.other]));
     }
     check_single_layers();
+    const auto is_given_anywhere = [this](const std::string& path) { return given(path); };
+    for (const Conflict& conflict : settle_checkpoint_format(job_, is_given_anywhere)) {
+      mistake(given_[conflict.key], conflict.key, conflict.message(""));
+    }
   }
 
   JobConfig result() const {

@@ -77,9 +77,9 @@ void describe_quantization(const ModelConfig& config, const Tensors& tensors, De
   }
   if (modules.size() == 1) {
     return out.line("quantization", fmt::format("GPTQ {}, format {}; {} modules", modules.begin()->first,
-                                                q.v2 ? "gptq_v2" : "gptq", modules.begin()->second));
+                                                name_of(q.format), modules.begin()->second));
   }
-  out.line("quantization", fmt::format("GPTQ, format {}, {}", q.v2 ? "gptq_v2" : "gptq",
+  out.line("quantization", fmt::format("GPTQ, format {}, {}", name_of(q.format),
                                        q.mixed ? "mixed_gptq" : "rules for single modules"));
   for (const auto& [form, count] : modules) out.line("", fmt::format("{}: {} modules", form, count));
 }

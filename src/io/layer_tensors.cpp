@@ -32,7 +32,7 @@ HostTensor half_bias(const HostTensor& bias, const std::string& name) {
 LayerTensors::LayerTensors(const OutputSection& output, const BlockWeights& weights,
                            const std::vector<QuantizedLayer>& layers, const std::string& prefix)
     : dequantized_(is_dequantized(output)),
-      v2_(output.checkpoint_format == "gptq_v2"),
+      format_(find_checkpoint_format(output.checkpoint_format).value()),
       weights_(weights),
       layers_(layers),
       prefix_(prefix) {
@@ -64,7 +64,7 @@ std::optional<HostTensor> LayerTensors::take(const std::string& name, DType dtyp
 }
 
 void LayerTensors::pack_layer(const QuantizedLayer& layer) {
-  PackedLayer packed = pack(layer, v2_);
+  PackedLayer packed = pack(layer, format_);
   ready_[layer.module + ".qweight"] = std::move(packed.qweight);
   ready_[layer.module + ".qzeros"] = std::move(packed.qzeros);
   ready_[layer.module + ".scales"] = std::move(packed.scales);

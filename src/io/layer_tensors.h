@@ -7,6 +7,7 @@
 
 #include "config/job_config.h"
 #include "model/weights.h"
+#include "quant/packing.h"
 #include "quant/quantized_layer.h"
 
 namespace gptq {
@@ -30,7 +31,7 @@ class LayerTensors {
   static HostTensor dequantized(const QuantizedLayer& layer, const std::string& name, DType dtype);
 
   bool dequantized_;
-  bool v2_;
+  CheckpointFormat format_;
   const BlockWeights& weights_;
   const std::vector<QuantizedLayer>& layers_;
   const std::string& prefix_;

@@ -64,12 +64,12 @@ void check_configs(const fs::path& directory, VerifyResult& result) {
       if (!separate.contains(key))
         result.failures.push_back(fmt::format("quantize_config.json lacks '{}'", key));
     }
-    const std::string format = separate.value("checkpoint_format", "");
+    const bool known_format = find_checkpoint_format(separate.value("checkpoint_format", "")).has_value();
     const std::string method = separate.value("quant_method", "");
-    if ((method != "gptq" && method != "mixed_gptq") || (format != "gptq" && format != "gptq_v2")) {
+    if ((method != "gptq" && method != "mixed_gptq") || !known_format) {
       result.failures.push_back(
-          "quantize_config.json: quant_method must be 'gptq' or 'mixed_gptq', checkpoint_format 'gptq' or "
-          "'gptq_v2'");
+          "quantize_config.json: quant_method must be 'gptq' or 'mixed_gptq', checkpoint_format 'gptq', "
+          "'gptq_v2' or 'gptq_p'");
     }
   } catch (const std::exception& error) {
     result.failures.push_back(error.what());

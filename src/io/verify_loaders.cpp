@@ -4,6 +4,7 @@
 #include <bit>
 #include <set>
 
+#include "config/output_format.h"
 #include "io/verify_parts.h"
 
 namespace gptq {
@@ -92,6 +93,24 @@ void note_exllama(const std::vector<Module>& modules, VerifyResult& result) {
   }
 }
 
+/// GPTQModel's own format, which others take for one that they know, or refuse; and what it does not take.
+void note_gptqmodel(const OutputModel& model, const std::vector<Module>& modules, VerifyResult& result) {
+  const CheckpointFormat format = model.config.quantized.format;
+  std::vector<std::string> reasons;
+  if (format == CheckpointFormat::gptq && !model.config.quantized.sym)
+    reasons.push_back("sym: false in checkpoint_format gptq, unless it wrote that itself; write gptq_v2");
+  if (format == CheckpointFormat::gptq_p) {
+    result.notes.push_back(
+        "checkpoint_format gptq_p is read by GPTQModel (from 7 on) and no other known loader");
+    add_count(reasons, modules, "3, 5, 6 or 7 bits and in_features or out_features not divisible by 32",
+              [](const Module& m) {
+                return (m.form.bits == 3 || needs_planes(m.form.bits)) && (m.in % 32 != 0 || m.out % 32 != 0);
+              });
+  }
+  if (!reasons.empty())
+    result.notes.push_back(fmt::format("GPTQModel does not take: {}", fmt::join(reasons, "; ")));
+}
+
 void note_shapes(const std::vector<Module>& modules, VerifyResult& result) {
   std::vector<std::string> reasons;
   add_count(reasons, modules, "a last group of fewer columns than the others",
@@ -131,6 +150,7 @@ void note_loader_limits(const OutputModel& model, VerifyResult& result) {
   if (modules.empty()) return;
   note_marlin(modules, result);
   note_exllama(modules, result);
+  note_gptqmodel(model, modules, result);
   note_shapes(modules, result);
   note_tensor_parallel(model, modules, result);
 }

@@ -151,12 +151,12 @@ class TensorVerifier {
 
   void verify_content(const std::string& module, const LinearShape& layer) {
     const QuantizedForm options = model_.form_of(module);
-    const bool v2 = model_.config.quantized.v2;
+    const CheckpointFormat format = model_.config.quantized.format;
     PackedLayer packed{model_.files.read(module + ".qweight"), model_.files.read(module + ".qzeros"),
                        model_.files.read(module + ".scales"), model_.files.read(module + ".g_idx")};
     if (!verify_g_idx(module, packed.g_idx, layer.in_features))
       return;  // a wild index must not reach dequantize
-    QuantizedLayer unpacked = unpack(packed, options.bits, v2);
+    QuantizedLayer unpacked = unpack(packed, options.bits, format);
     const bool good_scales = std::all_of(unpacked.scales.begin(), unpacked.scales.end(), [](f16 scale) {
       return std::isfinite(to_float(scale)) && to_float(scale) >= 0;
     });
@@ -167,7 +167,7 @@ class TensorVerifier {
         std::all_of(unpacked.codes.begin(), unpacked.codes.end(), [&](int c) { return c < limit; });
     if (!good_codes) fail("{}.qweight holds codes of {} and more", module, limit);
     const auto zeros = std::count(unpacked.zeros.begin(), unpacked.zeros.end(), 0);
-    if (!v2) wrapped_zeros_ += zeros;
+    if (format == CheckpointFormat::gptq) wrapped_zeros_ += zeros;
     const int middle = limit / 2;
     if (options.sym &&
         std::any_of(unpacked.zeros.begin(), unpacked.zeros.end(), [&](int z) { return z != middle; })) {

@@ -97,7 +97,7 @@ HostTensor load_packed_linear(const SafetensorsReader& reader, const std::string
                      convert(reader.read(module + ".scales"), DType::f16),
                      has_g_idx ? reader.read(module + ".g_idx") : consecutive_groups(in, form.group_size)};
   check_groups(packed.g_idx, scales_shape[0], module);
-  return dequantize(weights_of(unpack(packed, form.bits, quantized.v2)));
+  return dequantize(weights_of(unpack(packed, form.bits, quantized.format)));
 }
 
 }  // namespace gptq

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <optional>
 #include <regex>
+#include <set>
 
 #include "model/json_fields.h"
 
@@ -153,14 +154,14 @@ bool QuantizedConfig::skips(const std::string& module) const {
   return rule != nullptr && rule->skips;
 }
 
-bool QuantizedConfig::has_exceptions() const {
-  const QuantizedForm& base = *this;
+std::set<int> QuantizedConfig::all_bits() const {
+  std::set<int> all{bits};
   for (const auto& block : of_block) {
-    for (const auto& [name, form] : block)
-      if (form != base) return true;
+    for (const auto& [name, form] : block) all.insert(form.bits);
   }
-  return rules != nullptr && std::any_of(rules->all().begin(), rules->all().end(),
-                                         [&](const auto& rule) { return rule.form != base; });
+  if (rules == nullptr) return all;
+  for (const QuantizedRules::Rule& rule : rules->all()) all.insert(rule.form.bits);
+  return all;
 }
 
 QuantizedConfig read_quantized_config(const JsonFields& fields) {
@@ -172,11 +173,10 @@ QuantizedConfig read_quantized_config(const JsonFields& fields) {
     quantized.reject("quant_method", "must be gptq or mixed_gptq; start from the unquantized model");
   }
   result.present = true;
+  const auto format = find_checkpoint_format(quantized.text("checkpoint_format", "gptq"));
+  if (!format) quantized.reject("checkpoint_format", "must be gptq, gptq_v2 or gptq_p");
+  result.format = *format;
   static_cast<QuantizedForm&>(result) = read_form(quantized, QuantizedForm());
-  const std::string format = quantized.text("checkpoint_format", "gptq");
-  if (format != "gptq" && format != "gptq_v2")
-    quantized.reject("checkpoint_format", "must be gptq or gptq_v2");
-  result.v2 = format == "gptq_v2";
   if (quantized.text("pack_dtype", "int32") != "int32") quantized.reject("pack_dtype", "must be int32");
   result.lm_head = quantized.boolean("lm_head", false);
   result.trits = quantized.child("meta").boolean("trits", false);
@@ -185,6 +185,12 @@ QuantizedConfig read_quantized_config(const JsonFields& fields) {
     result.of_block = read_blocks(quantized, result);
   } else {
     result.rules = read_rules(quantized, result);
+  }
+  for (const int bits : result.all_bits()) {
+    if (can_hold(result.format, bits)) continue;
+    quantized.reject(
+        "checkpoint_format",
+        fmt::format("must be gptq_p where modules have {} bits: no other has a form for them", bits));
   }
   return result;
 }

@@ -2,11 +2,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "config/job_config.h"
+#include "quant/packing.h"
 
 namespace gptq {
 
@@ -30,7 +32,7 @@ class QuantizedRules;
 /// GPTQModel and vLLM) or a list of every module's bits (`quant_method` mixed_gptq, as in OneComp).
 struct QuantizedConfig : QuantizedForm {
   bool present = false;
-  bool v2 = false;       ///< checkpoint_format gptq_v2: zeros stored as they are
+  CheckpointFormat format = CheckpointFormat::gptq;
   bool trits = false;    ///< meta.trits: three levels
   bool lm_head = false;  ///< the head is quantized
   bool mixed = false;    ///< quant_method mixed_gptq
@@ -44,8 +46,8 @@ struct QuantizedConfig : QuantizedForm {
   QuantizedForm form_of(const std::string& module) const;
   /// The module is said to stay as it is.
   bool skips(const std::string& module) const;
-  /// Forms that differ from what holds for all; of rules, whether or not a module has one.
-  bool has_exceptions() const;
+  /// Of all modules, and those of rules that no module may have.
+  std::set<int> all_bits() const;
 };
 
 /// How a layer with these values is stored. Three levels lie around the zero 1 where two bits have theirs at

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "config/nearest.h"
+#include "config/output_format.h"
 #include "model/safetensors_reader.h"
 
 namespace gptq {
@@ -37,6 +38,7 @@ class RecipeChecker {
                        fmt::join(mistakes_, "\n"));
     }
     note_idle_rules();
+    note_planes();
     for (const JoinedModules& joined : joined_modules(model_.architecture())) note_joined(joined);
     return std::move(notes_);
   }
@@ -109,6 +111,33 @@ class RecipeChecker {
       return std::regex_search(module, regex, flags) || (!from_start && module.ends_with(text));
     });
     if (!matches) notes_.push_back(fmt::format("quantization.{}: '{}' matches no layer", key, shown));
+  }
+
+  /// GPTQModel packs 32 codes together and takes no part of them.
+  void note_planes() {
+    if (job_.output.format == "dequantized" || job_.output.checkpoint_format != "gptq_p") return;
+    const auto& config = model_.config();
+    const auto whole = [](const LinearShape& layer) {
+      return layer.in_features % 32 == 0 && layer.out_features % 32 == 0;
+    };
+    const auto check = [&](const std::string& module, const LinearShape& layer) {
+      const int bits = recipe_.section_of(module).bits;
+      if (whole(layer) || (bits != 3 && !needs_planes(bits))) return false;
+      notes_.push_back(
+          fmt::format("GPTQModel will not load the output: it wants layers of {} bits in checkpoint_format "
+                      "gptq_p to have "
+                      "in_features and out_features divisible by 32, and {} is {} by {}",
+                      bits, module, layer.out_features, layer.in_features));
+      return true;
+    };
+    for (std::int64_t block = 0; block < config.num_hidden_layers; ++block) {
+      for (const StageGroup& group : model_.groups()) {
+        for (const LinearShape& layer : group.layers) {
+          if (recipe_.selects(module(block, layer.name)) && check(module(block, layer.name), layer)) return;
+        }
+      }
+    }
+    if (recipe_.quantizes_head(head())) check(head(), head_shape(model_.architecture(), config));
   }
 
   /// Told once for each pair of joined modules, with the first block.

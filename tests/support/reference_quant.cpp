@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <stdexcept>
 
 namespace gptq::reference {
@@ -265,6 +266,27 @@ std::uint32_t packed_word(const std::vector<int>& codes, int bits, std::int64_t 
     const int value = code < codes.size() ? codes[code] : 0;
     if ((value >> (bit % bits)) & 1) result |= 1u << (bit % 32);
   }
+  return result;
+}
+
+std::uint32_t packed_plane_word(const std::vector<int>& codes, int bits, std::int64_t word) {
+  static const std::map<int, std::vector<int>> kWidths = {
+      {2, {2}}, {3, {2, 1}}, {4, {4}}, {5, {4, 1}}, {6, {4, 2}}, {8, {8}}, {7, {4, 2, 1}}};
+  const std::int64_t first = word / bits * 32;  // of the 32 codes that share `bits` words
+  std::vector<int> stream;
+  int low = 0;
+  for (const int width : kWidths.at(bits)) {
+    for (std::int64_t code = first; code < first + 32; ++code) {
+      const auto place = static_cast<std::size_t>(code);
+      for (int bit = low; bit < low + width; ++bit)
+        stream.push_back(place < codes.size() ? codes[place] >> bit & 1 : 0);
+    }
+    low += width;
+  }
+  std::uint32_t result = 0;
+  for (int bit = 31; bit >= 0; --bit)
+    result =
+        result << 1 | static_cast<std::uint32_t>(stream[static_cast<std::size_t>(word % bits * 32 + bit)]);
   return result;
 }
 

@@ -57,4 +57,8 @@ Result round_to_nearest(const Dense& weight, const QuantizationSection& options)
 /// end are 0.
 std::uint32_t packed_word(const std::vector<int>& codes, int bits, std::int64_t word);
 
+/// The same of gptq_p: 32 codes fill `bits` words with the stream of their lowest bits (4 of 5 to 7, 2 of 3,
+/// all of 2, 4 and 8), then the stream of the next (2 of 6 and 7), then that of a highest bit that is left.
+std::uint32_t packed_plane_word(const std::vector<int>& codes, int bits, std::int64_t word);
+
 }  // namespace gptq::reference

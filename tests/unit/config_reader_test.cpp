@@ -291,6 +291,41 @@ TEST(ConfigReader, OneScaleATensorLeavesNoGroups) {
               ElementsAre(HasSubstr("cannot be 64 together with per_channel: false (FILE:3:16)")));
 }
 
+std::string checkpoint_format(const std::string& lines) {
+  return read_job(JobFile(kValid + lines).path(), {}).output.checkpoint_format;
+}
+
+TEST(ConfigReader, LayersOfFiveToSevenBitsAreStoredInPlanes) {
+  EXPECT_EQ(checkpoint_format(""), "gptq");
+  for (const char* recipe : {"bits: 5", "bits: 7", "mlp_bits: 6", "module_bits: {down_proj: 5}",
+                             "dynamic: {'-:a': {}, '+:b': {bits: 8}, c: {bits: 6}}"}) {
+    const std::string lines = std::string("quantization: {") + recipe + "}\n";
+    EXPECT_EQ(checkpoint_format(lines), "gptq_p") << recipe;
+    EXPECT_EQ(checkpoint_format(lines + "output: {checkpoint_format: gptq_p}\n"), "gptq_p") << recipe;
+    for (const char* other : {"gptq", "gptq_v2"}) {
+      EXPECT_THAT(mistakes(kValid + lines + "output: {checkpoint_format: " + other + "}\n"),
+                  ElementsAre(HasSubstr("FILE:3:29: output.checkpoint_format: " + std::string(other) +
+                                        " has no form for 5, 6 or 7 bits (quantization.")))
+          << recipe;
+    }
+    EXPECT_THAT(mistakes(kValid + lines + "output: {quantization_config: mixed_gptq}\n"),
+                ElementsAre(HasSubstr("OneComp reads 2, 3, 4 and 8 bits")))
+        << recipe;
+    EXPECT_EQ(checkpoint_format(lines + "output: {format: dequantized, checkpoint_format: gptq}\n"), "gptq")
+        << "it has no effect there";
+  }
+  for (const char* recipe :
+       {"bits: 3", "mlp_bits: 8", "module_bits: {down_proj: 2}", "dynamic: {c: {bits: 3}}"}) {
+    const std::string lines = std::string("quantization: {") + recipe + "}\n";
+    EXPECT_EQ(checkpoint_format(lines), "gptq") << recipe;
+    EXPECT_EQ(checkpoint_format(lines + "output: {checkpoint_format: gptq_v2}\n"), "gptq_v2") << recipe;
+    EXPECT_EQ(checkpoint_format(lines + "output: {checkpoint_format: gptq_p}\n"), "gptq_p") << recipe;
+  }
+  EXPECT_THAT(mistakes(std::string(kValid) +
+                       "output: {quantization_config: mixed_gptq, checkpoint_format: gptq_p}\n"),
+              ElementsAre(HasSubstr("none of them in checkpoint_format gptq_p; use gptq")));
+}
+
 TEST(ConfigReader, FilesThatAreNoJob) {
   EXPECT_THAT(config_test::mistakes_of("does/not/exist.yaml", {}),
               ElementsAre(HasSubstr("FILE: no such job file")));

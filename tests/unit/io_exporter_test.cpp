@@ -57,7 +57,7 @@ TEST_F(ExporterTest, OneFileHoldsCodesAndCopies) {
   const QuantizedLayer expected = pattern_layer(module, {"mlp.down_proj", 64, 96, false}, job_.quantization);
   const QuantizedLayer found = unpack({result.read(module + ".qweight"), result.read(module + ".qzeros"),
                                        result.read(module + ".scales"), result.read(module + ".g_idx")},
-                                      4, false);
+                                      4, CheckpointFormat::gptq);
   EXPECT_EQ(found.codes, expected.codes);
   EXPECT_EQ(found.zeros, expected.zeros);
   EXPECT_EQ(found.group_of, expected.group_of);
@@ -271,7 +271,8 @@ TEST_F(ExporterTest, SameInputsSameBytes) {
 struct FormatCase {
   int bits;
   std::int64_t group_size;
-  bool sym, desc_act, v2;
+  bool sym, desc_act;
+  const char* checkpoint_format;
 };
 
 class ExportFormats : public ExporterTest, public ::testing::WithParamInterface<FormatCase> {};
@@ -283,7 +284,7 @@ TEST_P(ExportFormats, VerifyAcceptsThem) {
   job_.quantization.sym = GetParam().sym;
   job_.quantization.desc_act = GetParam().desc_act;
   job_.quantization.act_group_aware = false;
-  job_.output.checkpoint_format = GetParam().v2 ? "gptq_v2" : "gptq";
+  job_.output.checkpoint_format = GetParam().checkpoint_format;
   export_all();
   const VerifyResult result = verify_output(job_.output.path);
   EXPECT_THAT(result.failures, IsEmpty());
@@ -293,10 +294,13 @@ TEST_P(ExportFormats, VerifyAcceptsThem) {
 
 INSTANTIATE_TEST_SUITE_P(
     All, ExportFormats,
-    ::testing::Values(FormatCase{2, 32, true, false, false}, FormatCase{3, 32, false, false, false},
-                      FormatCase{4, -1, true, true, false}, FormatCase{4, 40, false, true, true},
-                      FormatCase{8, 16, true, false, true}, FormatCase{3, -1, true, false, false},
-                      FormatCase{8, 1, false, false, false}));
+    ::testing::Values(FormatCase{2, 32, true, false, "gptq"}, FormatCase{3, 32, false, false, "gptq"},
+                      FormatCase{4, -1, true, true, "gptq"}, FormatCase{4, 40, false, true, "gptq_v2"},
+                      FormatCase{8, 16, true, false, "gptq_v2"}, FormatCase{3, -1, true, false, "gptq"},
+                      FormatCase{8, 1, false, false, "gptq"}, FormatCase{3, 32, false, false, "gptq_v2"},
+                      FormatCase{3, 32, false, true, "gptq_p"}, FormatCase{4, 32, true, false, "gptq_p"},
+                      FormatCase{5, 40, true, false, "gptq_p"}, FormatCase{6, -1, false, false, "gptq_p"},
+                      FormatCase{7, 16, true, true, "gptq_p"}));
 
 }  // namespace
 }  // namespace gptq::test

@@ -7,6 +7,7 @@
 #include "io/quantization_config.h"
 #include "io/verify.h"
 #include "model/recipe_check.h"
+#include "quant/packing.h"
 #include "unit/io_export_fixture.h"
 
 namespace gptq::test {
@@ -88,6 +89,7 @@ json first_rule(const json& dynamic, const std::string& module) {
 
 TEST_F(MixedBits, RulesHoldUnderPlainAndJoinedNames) {
   job_.quantization.mlp_bits = 3;
+  job_.output.checkpoint_format = "gptq_p";
   job_.quantization.module_bits = {{"down_proj", 8}, {"layers.1.mlp.down_proj", 5}};
   job_.quantization.dynamic = {{"-:.*\\.2\\.self_attn\\.[qkv]", {}},
                                {".*\\.0\\.self_attn\\.[qkv]", {{"bits", "6"}, {"group_size", "16"}}}};
@@ -111,13 +113,16 @@ TEST_F(MixedBits, RulesHoldUnderPlainAndJoinedNames) {
 
 TEST_F(MixedBits, EveryWidthIsPackedAndReadBack) {
   for (const int bits : {2, 3, 4, 5, 6, 7, 8}) {
-    job_.output.path = (root_ / std::to_string(bits)).string();
     job_.quantization.bits = bits;
     job_.quantization.sym = bits % 2 == 0;
-    job_.output.checkpoint_format = bits % 3 == 0 ? "gptq_v2" : "gptq";
-    export_all();
-    EXPECT_THAT(verify_output(job_.output.path).failures, IsEmpty()) << bits;
-    expect_read_back();
+    for (const auto format : {CheckpointFormat::gptq, CheckpointFormat::gptq_v2, CheckpointFormat::gptq_p}) {
+      if (!can_hold(format, bits)) continue;
+      job_.output.checkpoint_format = name_of(format);
+      job_.output.path = (root_ / fmt::format("{}-{}", job_.output.checkpoint_format, bits)).string();
+      export_all();
+      EXPECT_THAT(verify_output(job_.output.path).failures, IsEmpty()) << job_.output.path;
+      expect_read_back();
+    }
   }
 }
 

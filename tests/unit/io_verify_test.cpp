@@ -13,6 +13,7 @@ using ::testing::AllOf;
 using ::testing::Contains;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 namespace fs = std::filesystem;
 
 class VerifyTest : public ExportTest {
@@ -202,6 +203,23 @@ TEST_F(VerifyTest, WrappedZerosAreNoted) {
   const VerifyResult result = verify_output(job_.output.path);
   EXPECT_THAT(result.failures, IsEmpty());
   EXPECT_THAT(result.notes, Contains(AllOf(HasSubstr("14 zeros are 0"), HasSubstr("gptq_v2"))));
+}
+
+TEST_F(VerifyTest, NotesWhatGptqModelDoesNotTake) {
+  const auto notes_of = [&](const char* format, bool sym, int bits) {
+    job_.quantization.sym = sym;
+    job_.quantization.bits = bits;
+    job_.output.checkpoint_format = format;
+    job_.output.path = (root_ / fmt::format("{}-{}-{}", format, sym, bits)).string();
+    export_all();
+    return verify_output(job_.output.path).notes;
+  };
+  const auto refused = Contains(HasSubstr("GPTQModel does not take: sym: false in checkpoint_format gptq"));
+  const auto planes = Contains(HasSubstr("gptq_p is read by GPTQModel"));
+  EXPECT_THAT(notes_of("gptq", false, 4), AllOf(refused, Not(planes)));
+  EXPECT_THAT(notes_of("gptq", true, 4), AllOf(Not(refused), Not(planes)));
+  EXPECT_THAT(notes_of("gptq_v2", false, 4), AllOf(Not(refused), Not(planes)));
+  EXPECT_THAT(notes_of("gptq_p", false, 5), AllOf(Not(refused), planes));
 }
 
 TEST_F(VerifyTest, InspectDescribesEveryKind) {

@@ -129,7 +129,7 @@ TEST(ModelConfig, QuantizedModels) {
   EXPECT_TRUE(q.present);
   EXPECT_EQ(q.bits, 3);
   EXPECT_EQ(q.group_size, -1);
-  EXPECT_TRUE(q.v2);
+  EXPECT_EQ(q.format, CheckpointFormat::gptq_v2);
   EXPECT_THAT(complaint_with({{"quantization_config", {{"quant_method", "awq"}}}}),
               AllOf(HasSubstr("quantization_config.quant_method"), HasSubstr("gptq"), HasSubstr("awq")));
 }
@@ -155,8 +155,8 @@ TEST(QuantizedModules, FirstRuleThatMatchesFromTheStartWins) {
   EXPECT_EQ(form("model.layers.2.mlp.up_proj"), (QuantizedForm{4, 64, false, true}));
   EXPECT_EQ(form("model.layers.2.self_attn.q_proj"), (QuantizedForm{4, 64, true, false}));
   EXPECT_FALSE(q.skips("model.layers.2.self_attn.q_proj"));
-  EXPECT_TRUE(q.has_exceptions());
-  EXPECT_FALSE(quantized_with(R"({"bits": 4, "dynamic": {"-:x": {}}})").has_exceptions());
+  EXPECT_EQ(q.all_bits(), (std::set{2, 3, 4, 8}));
+  EXPECT_EQ(quantized_with(R"({"bits": 4, "dynamic": {"-:x": {"bits": 5}}})").all_bits(), std::set{4});
 }
 
 TEST(QuantizedModules, OneCompsList) {
@@ -189,6 +189,15 @@ TEST(QuantizedModules, WhatCannotBeReadIsNamed) {
   EXPECT_THAT(complaint_about(R"({"dynamic": {"a": {"bits": 9}}})"),
               HasSubstr("dynamic['a'].bits must be 2 to 8"));
   EXPECT_THAT(complaint_about(R"({"dynamic": {"a": 4}})"), HasSubstr("dynamic['a']. must be a JSON object"));
+  EXPECT_THAT(complaint_about(R"({"checkpoint_format": "marlin"})"),
+              HasSubstr("must be gptq, gptq_v2 or gptq_p"));
+  for (const char* bits : {R"({"bits": 5})", R"({"bits": 7, "checkpoint_format": "gptq_v2"})",
+                           R"({"bits": 4, "dynamic": {"a": {"bits": 6}}})"}) {
+    EXPECT_THAT(complaint_about(bits), HasSubstr("checkpoint_format must be gptq_p where modules have"))
+        << bits;
+  }
+  EXPECT_EQ(complaint_about(R"({"bits": 4, "checkpoint_format": "gptq_p", "dynamic": {"a": {"bits": 6}}})"),
+            "no error");
   EXPECT_THAT(complaint_about(R"({"quant_method": "mixed_gptq"})"),
               HasSubstr("quantization_bits is required"));
   EXPECT_THAT(

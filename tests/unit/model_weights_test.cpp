@@ -110,7 +110,7 @@ TEST(ModelWeights, NaNAndInfinityAreNamedWithTheirBlock) {
 
 /// Replaces a linear's weight by a random GPTQ-packed one and returns the same weight dequantized.
 HostTensor quantize(EditableModel& model, const std::string& module, int bits, std::int64_t group_size,
-                    bool v2) {
+                    CheckpointFormat format) {
   QuantizedLayer layer;
   const std::vector<std::int64_t> shape = model.tensors.at(module + ".weight").shape;
   layer.out_features = shape[0];
@@ -127,7 +127,7 @@ HostTensor quantize(EditableModel& model, const std::string& module, int bits, s
   for (std::int64_t c = 0; c < layer.in_features; ++c) {
     layer.group_of.push_back(static_cast<std::int32_t>(c / group_size));
   }
-  PackedLayer packed = pack(layer, v2);
+  PackedLayer packed = pack(layer, format);
   model.tensors.erase(module + ".weight");
   model.tensors.emplace(module + ".qweight", std::move(packed.qweight));
   model.tensors.emplace(module + ".qzeros", std::move(packed.qzeros));
@@ -136,18 +136,19 @@ HostTensor quantize(EditableModel& model, const std::string& module, int bits, s
   model.config["quantization_config"] = {{"quant_method", "gptq"},
                                          {"bits", bits},
                                          {"group_size", group_size},
-                                         {"checkpoint_format", v2 ? "gptq_v2" : "gptq"}};
+                                         {"checkpoint_format", name_of(format)}};
   return dequantize(weights_of(layer));
 }
 
 TEST(ModelWeights, AQuantizedModelReadsLikeItsDequantizedTwin) {
   const auto backend = make_backend({"cpu", 1});
   const test::ExpectedLogits input("llama3");
-  for (const bool v2 : {false, true}) {
-    for (const int bits : {2, 3, 4, 8}) {
+  for (const auto format : {CheckpointFormat::gptq, CheckpointFormat::gptq_v2, CheckpointFormat::gptq_p}) {
+    for (const int bits : {2, 3, 4, 5, 6, 7, 8}) {
+      if (!can_hold(format, bits)) continue;
       EditableModel packed("llama3");
       EditableModel plain("llama3");
-      plain.tensors.at(kLayer + ".weight") = quantize(packed, kLayer, bits, 12, v2);
+      plain.tensors.at(kLayer + ".weight") = quantize(packed, kLayer, bits, 12, format);
       const TempDirectory a, b;
       packed.write(a.path());
       plain.write(b.path());
@@ -157,7 +158,7 @@ TEST(ModelWeights, AQuantizedModelReadsLikeItsDequantizedTwin) {
         return reference::from_matrix(logits(*backend, model, input.batch, input.ids, DType::f32).matrix())
             .values;
       };
-      EXPECT_EQ(compute(quantized), compute(ModelWeights(b.path()))) << bits << " bits, v2 " << v2;
+      EXPECT_EQ(compute(quantized), compute(ModelWeights(b.path()))) << bits << " bits, " << name_of(format);
     }
   }
 }
@@ -165,7 +166,7 @@ TEST(ModelWeights, AQuantizedModelReadsLikeItsDequantizedTwin) {
 TEST(ModelWeights, QuantizedTensorsThatDoNotFit) {
   const auto broken = [](const std::function<void(EditableModel&)>& change) {
     return [change](EditableModel& model) {
-      quantize(model, kLayer, 4, 16, false);
+      quantize(model, kLayer, 4, 16, CheckpointFormat::gptq);
       change(model);
     };
   };
