@@ -1,6 +1,6 @@
 #include "pipeline/held_out.h"
 
-#include <cstring>
+#include "pipeline/gather.h"
 
 namespace gptq {
 namespace {
@@ -51,16 +51,10 @@ std::vector<HeldOutJudge::Sums> HeldOutJudge::of_own_samples(const LayerToQuanti
 double HeldOutJudge::relative_error(const LayerToQuantize& layer, const QuantizedLayer& candidate) {
   const auto scope = phases_.in("held out");
   const auto weights = backend_.kernels().prepare_quantized(weights_of(candidate), layer.bias, compute_);
-  const std::vector<Sums> own = of_own_samples(layer, *weights);
   Sums all;
-  // Ranks hold samples in ascending order, so this is their order on any number of ranks.
-  for (const auto& bytes : comm_.all_gather(std::as_bytes(std::span(own)))) {
-    std::vector<Sums> theirs(bytes.size() / sizeof(Sums));
-    if (!bytes.empty()) std::memcpy(theirs.data(), bytes.data(), bytes.size());
-    for (const Sums& sums : theirs) {
-      all.error += sums.error;
-      all.norm += sums.norm;
-    }
+  for (const Sums& sums : gather_in_order(of_own_samples(layer, *weights), comm_)) {
+    all.error += sums.error;
+    all.norm += sums.norm;
   }
   return all.norm > 0 ? all.error / all.norm : 0;
 }

@@ -31,11 +31,17 @@ FoundCheckpoint find_checkpoint(const CheckpointDirectory& directory,
                                 const std::map<std::string, std::string>& identity, bool other_backend,
                                 const DamageInBlocks& damage, Communicator& comm);
 
+/// This rank's samples; null: there are none of the kind.
+struct StreamsToRestore {
+  Activations* quantized = nullptr;
+  Activations* reference = nullptr;
+  Activations* held_out = nullptr;  ///< the reference of the held-out samples alone
+};
+
 /// Brings this rank's samples and its part of the sums back from a good generation, whatever ranks wrote it.
-/// width: in_features of the stage group that the manifest names. activations: none for round-to-nearest;
-/// reference: none without a full-precision stream.
+/// width: in_features of the stage group that the manifest names. No streams for round-to-nearest.
 /// Throws InputError if files that are whole contradict each other. Not collective.
 BlockStart restore(const CheckpointDirectory& directory, const CheckpointManifest& manifest,
-                   std::int64_t width, Activations* activations, Activations* reference, int rank, int ranks);
+                   std::int64_t width, const StreamsToRestore& streams, int rank, int ranks);
 
 }  // namespace gptq
