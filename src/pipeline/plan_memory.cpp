@@ -83,11 +83,12 @@ std::int64_t device_loss_bytes(const MemoryQuestion& q, std::int64_t vocabulary)
   return vocabulary * q.hidden_size * element(q) + kConversionBytes + states + logits;
 }
 
-/// The same where kernels make no more than a tile's logits.
+/// The same where kernels make no more than a tile's logits; the last block may still be on its way to its
+/// file.
 std::int64_t host_loss_bytes(const MemoryQuestion& q) {
   if (q.loss_vocabulary == 0) return 0;
   const std::int64_t prepared = (q.loss_vocabulary + q.largest_chunk) * q.hidden_size * element(q);
-  return q.embedding_bytes + (q.device.separate ? 0 : prepared);
+  return q.block.loaded_bytes + q.embedding_bytes + (q.device.separate ? 0 : prepared);
 }
 
 std::int64_t device_scratch_bytes(const MemoryQuestion& q) {

