@@ -26,8 +26,9 @@ std::vector<Key> input_keys() {
       {GPTQ_KEY(calibration.order), result, words({"as_is", "longest_first"}), word,
        "In which order the chosen samples are taken. Which samples those are does not depend on it."},
       {GPTQ_KEY(calibration.held_out), result, within('[', 0, 0.5, ']'), word,
-       "Part of the samples that enters no Hessian: the outputs' error on them is reported, and what\n"
-       "improves the error on the other samples but worsens this one is not taken."},
+       "Part of the samples that enters no Hessian: the outputs' error on them is reported, layer by layer\n"
+       "and of the whole model (perplexity, beside the source's), and what improves the error on the other\n"
+       "samples but worsens this one is not taken. The last ones are; a single sample never is."},
       {GPTQ_KEY(calibration.chunk_tokens), result, at_least(0), word,
        "Samples are multiplied into the Hessian in chunks of about so many tokens. Chunks, not ranks, fix\n"
        "the arithmetic: the output does not depend on the number of ranks, but it does on this. 0: 2048 on\n"

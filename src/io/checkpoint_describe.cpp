@@ -102,6 +102,10 @@ void add_content(Description& out, const RankFile& file) {
     if (file.has(name))
       out.line(name, fmt::format("{} x {} {}", tokens, file.columns(name), name_of(file.dtype(name))));
   }
+  const char* const held_out = checkpoint_format::kHeldOutHidden;
+  if (file.has(held_out))
+    out.line(held_out, fmt::format("{} columns {}, of the held-out samples", file.columns(held_out),
+                                   name_of(file.dtype(held_out))));
   for (const char* name : {"sum", "cross"}) {
     if (!file.has(name)) continue;
     out.line(name,

@@ -19,13 +19,14 @@ struct RankState {
   int rank = 0;
   std::int64_t block = 0;
   std::int64_t group = 0;
-  std::vector<std::int64_t> samples;    ///< global indices, ascending and consecutive
-  std::vector<std::int64_t> lengths;    ///< tokens of each
-  Matrix hidden;                        ///< (tokens, hidden_size) f32
-  Matrix x;                             ///< (tokens, width) bf16 or f32; no data: not part of the state
-  Matrix hidden_before;                 ///< (tokens, hidden_size) f32; no data: not part of the state
-  Matrix reference_hidden;              ///< of the full-precision stream; no data: there is none
-  Matrix reference_x;                   ///< likewise
+  std::vector<std::int64_t> samples;  ///< global indices, ascending and consecutive
+  std::vector<std::int64_t> lengths;  ///< tokens of each
+  Matrix hidden;                      ///< (tokens, hidden_size) f32
+  Matrix x;                           ///< (tokens, width) bf16 or f32; no data: not part of the state
+  Matrix hidden_before;               ///< (tokens, hidden_size) f32; no data: not part of the state
+  Matrix reference_hidden;            ///< of the full-precision stream; no data: there is none
+  Matrix reference_x;                 ///< likewise
+  Matrix held_out_hidden;  ///< (tokens of the last samples, hidden_size) f32; no data: there is none
   std::span<const std::int64_t> sum;    ///< empty: outside a sum
   std::span<const std::int64_t> cross;  ///< empty: not summed
   std::vector<std::int64_t> chunks_summed;
@@ -65,12 +66,13 @@ class RankFile {
   const std::vector<std::int64_t>& samples() const;
   const std::vector<std::int64_t>& lengths() const;
   const std::vector<std::int64_t>& chunks_summed() const;
-  /// kActivations (checkpoint_format.h), "sum", "cross"
+  /// kActivations (checkpoint_format.h), "held_out_hidden", "sum", "cross"
   bool has(const std::string& dataset) const;
   DType dtype(const std::string& dataset) const;           ///< of activations
   std::int64_t columns(const std::string& dataset) const;  ///< of these; for a sum the number of entries
   /// Rows of the samples [first, first + count) (global indices) into `target`, whose rows, columns and type
-  /// must fit. dataset: one of the activations.
+  /// must fit. dataset: one of the activations, or "held_out_hidden", which has rows of the last samples
+  /// only.
   void read_rows(const std::string& dataset, std::int64_t first, std::int64_t count,
                  const Matrix& target) const;
   /// Adds one of the file's sums ("sum", "cross") to `values` (same size).

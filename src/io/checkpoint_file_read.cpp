@@ -16,6 +16,7 @@ struct RankFile::State {
     Hdf5Handle handle;
     DType dtype = DType::f32;
     std::vector<std::int64_t> shape;
+    std::int64_t rows_left_out = 0;  ///< of the first samples
   };
 
   std::string path;
@@ -53,6 +54,7 @@ struct RankFile::State {
       if (name != std::string("hidden") && !exists(file.get(), name)) continue;
       add_activation(name);
     }
+    if (exists(file.get(), format::kHeldOutHidden)) add_activation(format::kHeldOutHidden);
     if (exists(file.get(), "sum")) {
       datasets["sum"] = dataset(file.get(), "sum", DType::i64, 1);
       chunks = integers("sum_chunks");
@@ -91,7 +93,10 @@ struct RankFile::State {
     const Hdf5Handle data(check(H5Dopen2(file.get(), name, H5P_DEFAULT), "open a dataset of"));
     const DType dtype = dtype_from_name(hdf5_text_attribute(data.get(), format::kDType, path));
     Dataset found = dataset(file.get(), name, dtype, 2);
-    if (found.shape[0] != first_row.back()) {
+    found.rows_left_out = first_row.back() - found.shape[0];
+    const bool of_last_samples =
+        std::find(first_row.begin(), first_row.end(), found.rows_left_out) != first_row.end();
+    if (name == std::string(format::kHeldOutHidden) ? !of_last_samples : found.rows_left_out != 0) {
       throw wrong(
           fmt::format("{} has {} rows, its samples {} tokens", name, found.shape[0], first_row.back()));
     }
@@ -228,11 +233,12 @@ void RankFile::read_rows(const std::string& dataset, std::int64_t first, std::in
                               target.rows, target.cols, name_of(target.dtype)));
   }
   if (rows == 0 || target.cols == 0) return;
+  if (row < data.rows_left_out) throw s.wrong(fmt::format("{} has no rows of sample {}", dataset, first));
   const auto extent = [](std::int64_t r, std::int64_t c) {
     return std::array{static_cast<hsize_t>(r), static_cast<hsize_t>(c)};
   };
   const auto box = extent(rows, target.cols);
-  const auto start = extent(row, 0);
+  const auto start = extent(row - data.rows_left_out, 0);
   const auto origin = extent(0, 0);
   const auto around = extent(rows, target.stride);
   const Hdf5Handle space(s.check(H5Dget_space(data.handle.get()), "read"));

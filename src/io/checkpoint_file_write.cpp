@@ -67,6 +67,9 @@ class RankFileLayout {
       GPTQ_EXPECT(matrix.rows == tokens);
       add_activation(name, matrix);
     }
+    const Matrix& held_out = state.held_out_hidden;
+    GPTQ_EXPECT(held_out.rows <= tokens);
+    if (held_out.cols > 0) add_activation(format::kHeldOutHidden, held_out);
   }
 
   void add_activation(const char* name, const Matrix& matrix) {

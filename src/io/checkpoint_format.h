@@ -17,7 +17,9 @@ inline constexpr std::int64_t kVersion = 1;
 /// Data sets with a row for each token.
 inline constexpr std::array kActivations = {"hidden", "x", "hidden_before", "reference_hidden",
                                             "reference_x"};
-inline constexpr const char* kDType = "dtype";  ///< attribute of an activation: "BF16" or "F32"
+/// With rows for the tokens of the last samples only.
+inline constexpr const char* kHeldOutHidden = "held_out_hidden";
+inline constexpr const char* kDType = "dtype";  ///< attribute of activations: "BF16" or "F32"
 
 /// What HDF5 calls the bits of a type: bf16 and f16, which it does not know, are 16-bit integers.
 inline hid_t hdf5_type(DType dtype) {

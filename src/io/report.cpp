@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
@@ -70,6 +71,17 @@ ordered_json phase_json(const PhaseFigures& phase) {
   return json;
 }
 
+/// NaN and infinity become null when written.
+ordered_json held_out_json(const std::optional<HeldOutFigures>& figures) {
+  if (!figures) return nullptr;
+  return {{"samples", figures->samples},
+          {"tokens", figures->tokens},
+          {"predictions", figures->predictions},
+          {"perplexity", figures->perplexity},
+          {"source_perplexity", figures->source_perplexity},
+          {"relative_hidden_error", figures->relative_hidden_error}};
+}
+
 ordered_json memory_json(const MemoryFigures& memory) {
   return {{"predicted_bytes", memory.predicted_bytes}, {"actual_bytes", memory.actual_bytes}};
 }
@@ -110,6 +122,7 @@ std::string report_json(const Report& report) {
   json["host"]["memory_bytes"] = host_memory_bytes();
   json["job"] = to_json(report.job);
   json["summary"] = summary_json(report);
+  json["held_out"] = held_out_json(report.held_out);
   json["matrix_flops_per_second"] = report.matrix_rate;
   json["memory"]["host"] = memory_json(report.host_memory);
   if (report.device_memory.actual_bytes > 0) json["memory"]["device"] = memory_json(report.device_memory);
@@ -222,6 +235,19 @@ std::string error_text(const Report& report) {
 
 }  // namespace
 
+bool HeldOutFigures::is_finite() const {
+  return std::isfinite(relative_hidden_error) &&
+         (predictions == 0 || (std::isfinite(perplexity) && std::isfinite(source_perplexity)));
+}
+
+std::string held_out_text(const HeldOutFigures& figures) {
+  const std::string error =
+      fmt::format("error of the last hidden states {:.2f} %", 100 * figures.relative_hidden_error);
+  if (figures.predictions == 0) return "no sample of two tokens to predict, " + error;
+  return fmt::format("perplexity {:.2f}, source {:.2f}, {}", figures.perplexity, figures.source_perplexity,
+                     error);
+}
+
 void write_report(const Report& report, const std::filesystem::path& directory) {
   write_file(directory / "report.json", report_json(report));
   write_file(directory / "report.csv", report_csv(report));
@@ -238,6 +264,9 @@ std::string summary_text(const Report& report) {
   line("layers",
        fmt::format("{} quantized, {} fell back to round-to-nearest", report.layers.size(), report.fallbacks));
   line("error", error_text(report));
+  if (report.held_out)
+    line("held out",
+         fmt::format("{} samples: {}", report.held_out->samples, held_out_text(*report.held_out)));
   line("size", size_text(report));
   line("time", fmt::format("{} on {} rank(s) x {} thread(s), {} arithmetic", duration_text(report.seconds),
                            report.ranks, report.threads, report.compute_dtype));

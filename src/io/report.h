@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,20 @@ struct MemoryFigures {
   std::int64_t actual_bytes = 0;
 };
 
+/// What the whole quantized model makes of the calibration samples that no Hessian has seen, and what the
+/// source model does (where there is a rotation: in its rotated form). The same on any number of ranks.
+struct HeldOutFigures {
+  std::int64_t samples = 0;
+  std::int64_t tokens = 0;
+  std::int64_t predictions = 0;  ///< each token but the first of a sample
+  double perplexity = 0;         ///< exp(mean of -log p(token | those before it)); NaN without predictions
+  double source_perplexity = 0;
+  double relative_hidden_error = 0;  ///< Σ|h_q − h|² / Σ|h|², h: the residual stream behind the last block
+
+  /// Without predictions there is nothing to be infinite.
+  bool is_finite() const;
+};
+
 /// Everything worth knowing after a run; report.json and report.csv in the output directory.
 struct Report {
   std::string version;
@@ -46,6 +61,7 @@ struct Report {
   std::int64_t tokens = 0;
   std::string calibration_sha256;
   std::vector<LayerStatistics> layers;
+  std::optional<HeldOutFigures> held_out;      ///< none: no sample is held out
   std::map<std::string, PhaseFigures> phases;  ///< load, forward, hessian, reduce, factor, solve, export, …
   double seconds = 0;                          ///< of all attempts
   double attempt_seconds = 0;                  ///< of this one
@@ -70,6 +86,8 @@ void write_report(const Report& report, const std::filesystem::path& directory);
 /// The phases as a table, a line a row, in the order of the work: seconds, arithmetic or bytes, rate, share
 /// of the machine's.
 std::vector<std::string> phase_table(const Report& report);
+/// "perplexity 21.30, source 19.00, error of the last hidden states 1.20 %"
+std::string held_out_text(const HeldOutFigures& figures);
 /// The few lines shown at the end of a run.
 std::string summary_text(const Report& report);
 

@@ -130,6 +130,16 @@ void BlockQuantizer::use_quantized(std::size_t first_layer, const QuantizedBlock
   }
 }
 
+/// The whole block at once: nothing is summed of this stream.
+void BlockQuantizer::pass_held_out(DecoderBlock& block, Activations& stream) {
+  const auto scope = tools_.phases.in("held out");
+  Activations::Use use;
+  use.hidden = Activations::Use::updated;
+  stream.visit(use, [&](std::size_t i, const Matrix& hidden, const Matrix&, const Matrix&) {
+    block.forward(stream.batch(i), hidden);
+  });
+}
+
 QuantizedBlock BlockQuantizer::run(DecoderBlock& block, Streams streams, BlockStart start) {
   QuantizedBlock result = std::move(start.finished);
   const bool sequential = tools_.recipe.section().true_sequential;
@@ -145,6 +155,7 @@ QuantizedBlock BlockQuantizer::run(DecoderBlock& block, Streams streams, BlockSt
     here.group = group;
     here.activations = &streams.quantized;
     here.reference = streams.reference;
+    here.held_out = streams.held_out;
     here.finished = &result;
     if (group > 0) {
       here.x_width = block.group_width(group);
@@ -158,6 +169,9 @@ QuantizedBlock BlockQuantizer::run(DecoderBlock& block, Streams streams, BlockSt
     }
     const std::size_t first_layer = result.layers.size();
     quantize_group(passage, here, group == start.group ? std::move(start.sum) : PartialSum(), result);
+    // Behind the first group's safe points and before any weight changes: where the stream is follows from
+    // the position.
+    if (group == 0 && streams.held_out != nullptr) pass_held_out(block, *streams.held_out);
     if (sequential) use_quantized(first_layer, result, block);
     passage.advance_quantized(group);
     if (!reference_first) passage.advance_reference(group);

@@ -39,6 +39,7 @@ class BlockQuantizer {
   struct Streams {
     Activations& quantized;            ///< through the quantized weights
     Activations* reference = nullptr;  ///< through the original ones; null: there is none
+    Activations* held_out = nullptr;   ///< the same, of the held-out samples alone
   };
 
   BlockQuantizer(const Tools& tools, const BlockWeights& weights) : tools_(tools), weights_(weights) {}
@@ -53,6 +54,7 @@ class BlockQuantizer {
   struct Passage;
   std::vector<LayerToQuantize> chosen_layers(std::int64_t group, const DecoderBlock* block) const;
   bool reference_is_ahead(std::int64_t group) const;
+  void pass_held_out(DecoderBlock& block, Activations& stream);
   void quantize_group(Passage& passage, const SafePoint& here, PartialSum before, QuantizedBlock& result);
   void use_quantized(std::size_t first_layer, const QuantizedBlock& quantized, DecoderBlock& block);
   static void append(SolvedStage solved, QuantizedBlock& result);

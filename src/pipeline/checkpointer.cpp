@@ -45,6 +45,7 @@ struct Checkpointer::Snapshot {
   HostBuffer hidden, x;
   HostBuffer hidden_before;
   HostBuffer reference_hidden, reference_x;
+  HostBuffer held_out;
   std::vector<std::int64_t> panels;
   std::vector<std::int64_t> cross;
   std::vector<QuantizedLayer> layers;
@@ -63,15 +64,20 @@ struct Checkpointer::Snapshot {
 
 namespace {
 
+void take_hidden(const Activations& activations, HostBuffer& room, Matrix& hidden) {
+  const std::int64_t rows = activations.tokens();
+  const std::int64_t width = activations.hidden_size();
+  hidden = {room_for(room, static_cast<std::size_t>(rows * width) * sizeof(float)), DType::f32, rows, width,
+            width};
+  activations.read_hidden(hidden.data);
+}
+
 /// Copies of a stream's state, with room for them that is kept.
 void take_stream(const Activations& activations, std::int64_t x_width, HostBuffer& hidden_room,
                  HostBuffer& x_room, Matrix& hidden, Matrix& x) {
-  const std::int64_t rows = activations.tokens();
-  const std::int64_t width = activations.hidden_size();
-  hidden = {room_for(hidden_room, static_cast<std::size_t>(rows * width) * sizeof(float)), DType::f32, rows,
-            width, width};
-  activations.read_hidden(hidden.data);
+  take_hidden(activations, hidden_room, hidden);
   if (x_width == 0) return;
+  const std::int64_t rows = activations.tokens();
   const DType type = activations.compute();
   x = {room_for(x_room, static_cast<std::size_t>(rows * x_width) * size_of(type)), type, rows, x_width,
        x_width};
@@ -86,6 +92,7 @@ void Checkpointer::Snapshot::take(const SafePoint& point, Backend& backend, bool
   state.samples.clear();
   state.lengths.clear();
   state.hidden = state.x = state.hidden_before = state.reference_hidden = state.reference_x = Matrix{};
+  state.held_out_hidden = Matrix{};
   take_sums(point, backend);
   layers.clear();
   if (is_root && point.finished != nullptr) layers = point.finished->layers;
@@ -126,6 +133,7 @@ void Checkpointer::Snapshot::take_activations(const SafePoint& point) {
     take_stream(*point.reference, point.reference_x_width, reference_hidden, reference_x, state.reference_hidden,
                 state.reference_x);
   }
+  if (point.held_out != nullptr) take_hidden(*point.held_out, held_out, state.held_out_hidden);
   if (point.hidden_before != nullptr) {
     const std::int64_t rows = activations.tokens();
     const std::int64_t width = activations.hidden_size();

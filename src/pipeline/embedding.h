@@ -11,6 +11,7 @@ namespace gptq {
 /// meanwhile.
 inline void embed_samples(Backend& backend, const ModelWeights& model, const CalibrationData& data,
                           Activations& activations) {
+  if (activations.chunks() == 0) return;
   const HostTensor table = model.load_embedding();
   const DeviceMatrix on_device = DeviceMatrix::view_or_copy(backend, table);
   Activations::Use use;

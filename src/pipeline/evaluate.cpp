@@ -3,7 +3,6 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "backend/device_matrix.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/process.h"
@@ -12,29 +11,16 @@
 #include "model/safetensors_reader.h"
 #include "pipeline/block_prefetcher.h"
 #include "pipeline/embedding.h"
+#include "pipeline/gather.h"
 #include "pipeline/job_context.h"
 #include "pipeline/phase_clock.h"
 #include "pipeline/plan.h"
+#include "pipeline/window_losses.h"
 
 namespace gptq {
 namespace {
 
 constexpr std::int64_t kChunkTokens = 2048;
-
-/// Negative log-likelihood summed over one window, and its number of predictions.
-struct WindowLoss {
-  double loss = 0;
-  std::int64_t predictions = 0;
-};
-
-/// Each token's successor in its window; −1 for a window's last token.
-std::vector<std::int32_t> targets_of(const Batch& batch, const std::vector<std::int32_t>& ids) {
-  std::vector<std::int32_t> targets(ids.size());
-  for (std::size_t i = 0; i + 1 < ids.size(); ++i) targets[i] = ids[i + 1];
-  for (std::size_t s = 1; s < batch.offsets.size(); ++s)
-    targets[static_cast<std::size_t>(batch.offsets[s] - 1)] = -1;
-  return targets;
-}
 
 class Evaluator {
  public:
@@ -75,7 +61,7 @@ class Evaluator {
         present.block->forward(activations.batch(i), hidden);
       });
     }
-    return gather(losses_of_head(activations));
+    return gather_in_order(losses_of_head(activations), comm_);
   }
 
  private:
@@ -86,44 +72,15 @@ class Evaluator {
 
   std::vector<WindowLoss> losses_of_head(Activations& activations) {
     const auto scope = phases_.in("loss");
-    const DeviceMatrix norm(backend_, convert(model_.load_final_norm(), DType::f32));
-    const HostTensor table = model_.load_head();
-    const auto head = backend_.kernels().prepare_linear(table.matrix(), {}, dtype_);
+    const LossHead head(model_, backend_, dtype_);
     std::vector<WindowLoss> windows;
     Activations::Use use;
     use.hidden = Activations::Use::read;
     activations.visit(use, [&](std::size_t i, const Matrix& hidden, const Matrix&, const Matrix&) {
-      const Batch& batch = activations.batch(i);
-      const DeviceMatrix x(backend_, dtype_, batch.rows(), model_.config().hidden_size);
-      backend_.kernels().rms_norm(hidden, norm.floats(), model_.config().rms_norm_eps,
-                                  model_.architecture().norm_weight_offset, x.matrix());
-      std::vector<double> losses(static_cast<std::size_t>(batch.rows()));
-      backend_.kernels().cross_entropy(batch, x.matrix(), *head, targets_of(batch, activations.ids(i, data_)),
-                                       losses);
-      for (std::size_t s = 0; s + 1 < batch.offsets.size(); ++s) {
-        windows.push_back(window_loss(losses, batch.offsets[s], batch.offsets[s + 1]));
-      }
+      const auto losses = head.losses(activations.batch(i), hidden, activations.ids(i, data_));
+      windows.insert(windows.end(), losses.begin(), losses.end());
     });
     return windows;
-  }
-
-  static WindowLoss window_loss(const std::vector<double>& losses, std::int64_t first, std::int64_t end) {
-    WindowLoss window;
-    for (std::int64_t row = first; row + 1 < end; ++row) {
-      window.loss += losses[static_cast<std::size_t>(row)];
-      window.predictions += 1;
-    }
-    return window;
-  }
-
-  /// All windows in order: ranks hold contiguous runs.
-  std::vector<WindowLoss> gather(const std::vector<WindowLoss>& mine) {
-    std::vector<WindowLoss> all;
-    for (const auto& bytes : comm_.all_gather(std::as_bytes(std::span(mine)))) {
-      const auto* windows = reinterpret_cast<const WindowLoss*>(bytes.data());
-      all.insert(all.end(), windows, windows + bytes.size() / sizeof(WindowLoss));
-    }
-    return all;
   }
 
   const ModelWeights& model_;
@@ -161,17 +118,14 @@ Evaluation evaluate_file(const JobConfig& job, const std::string& path, const Mo
 
   Evaluation result;
   const Activations::Room room = evaluation_room(job, *compute.backend, model, data, comm.size());
-  double loss = 0;
-  for (const WindowLoss& window : losses_of_windows(model, data, comm, compute, room)) {
-    loss += window.loss;
-    result.tokens += window.predictions;
-  }
+  const std::vector<WindowLoss> windows = losses_of_windows(model, data, comm, compute, room);
+  result.tokens = predictions_of(windows);
   if (result.tokens == 0) {
     throw InputError(
         "{} has no window of two tokens or more: nothing to predict; prepare it with a larger --seqlen",
         path);
   }
-  result.perplexity = std::exp(loss / static_cast<double>(result.tokens));
+  result.perplexity = perplexity_of(windows);
   if (!std::isfinite(result.perplexity)) {
     throw NumericalError("the perplexity of {} on {} is not finite; try compute.dtype fp32", job.eval.model,
                          path);

@@ -1,6 +1,6 @@
 #include "pipeline/held_out.h"
 
-#include <cstring>
+#include "pipeline/gather.h"
 
 namespace gptq {
 namespace {
@@ -38,7 +38,8 @@ std::vector<HeldOutJudge::Sums> HeldOutJudge::of_own_samples(const LayerToQuanti
     backend_.kernels().linear(batch, x, *layer.prepared, wanted, false);
     return wanted;
   };
-  const bool residual = input_.reference != nullptr && input_.target == CorrectionTarget::residual;
+  Activations* const reference = input_.corrected ? input_.reference : nullptr;
+  const bool residual = input_.target == CorrectionTarget::residual;
   Activations::Use use, reference_use;
   use.x_width = input_.width;
   if (residual) {
@@ -49,8 +50,8 @@ std::vector<HeldOutJudge::Sums> HeldOutJudge::of_own_samples(const LayerToQuanti
   input_.activations.visit(
       chunks_, use, [&](std::size_t i, const Matrix& hidden, const Matrix& x, const Matrix&) {
         const Batch& batch = input_.activations.batch(i);
-        if (input_.reference == nullptr) return compare(batch, outputs_of(batch, x), x);
-        input_.reference->visit(
+        if (reference == nullptr) return compare(batch, outputs_of(batch, x), x);
+        reference->visit(
             {i}, reference_use,
             [&](std::size_t, const Matrix& reference_hidden, const Matrix& reference_x, const Matrix&) {
               if (!residual) return compare(batch, outputs_of(batch, reference_x), x);
@@ -65,16 +66,10 @@ std::vector<HeldOutJudge::Sums> HeldOutJudge::of_own_samples(const LayerToQuanti
 double HeldOutJudge::relative_error(const LayerToQuantize& layer, const QuantizedLayer& candidate) {
   const auto scope = phases_.in("held out");
   const auto weights = backend_.kernels().prepare_quantized(weights_of(candidate), layer.bias, compute_);
-  const std::vector<Sums> own = of_own_samples(layer, *weights);
   Sums all;
-  // Ranks hold samples in ascending order, so this is their order on any number of ranks.
-  for (const auto& bytes : comm_.all_gather(std::as_bytes(std::span(own)))) {
-    std::vector<Sums> theirs(bytes.size() / sizeof(Sums));
-    if (!bytes.empty()) std::memcpy(theirs.data(), bytes.data(), bytes.size());
-    for (const Sums& sums : theirs) {
-      all.error += sums.error;
-      all.norm += sums.norm;
-    }
+  for (const Sums& sums : gather_in_order(of_own_samples(layer, *weights), comm_)) {
+    all.error += sums.error;
+    all.norm += sums.norm;
   }
   return all.norm > 0 ? all.error / all.norm : 0;
 }

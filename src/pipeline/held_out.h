@@ -18,9 +18,9 @@ class HeldOutJudge {
   HeldOutJudge(Backend& backend, Communicator& comm, const StageInput& input, DType compute,
                PhaseClock& phases);
 
-  /// Σ|y − Q x̃|² / Σ|y|² over the held-out samples of all ranks, added in their order. y: W x with x from the
-  /// full-precision stream if there is one, else of x̃; or the output that leads to the full-precision
-  /// residual stream, where that is aimed at. Collective.
+  /// Σ|y − Q x̃|² / Σ|y|² over the held-out samples of all ranks, added in their order. y: W x̃; where layers
+  /// are corrected what that aims at: W x with x from the full-precision stream, or the output that leads to
+  /// the full-precision residual stream. Collective.
   double relative_error(const LayerToQuantize& layer, const QuantizedLayer& candidate);
 
  private:

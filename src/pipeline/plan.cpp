@@ -1,7 +1,9 @@
 #include "pipeline/plan.h"
 
 #include <algorithm>
+#include <numeric>
 #include <optional>
+#include <span>
 
 #include "base/process.h"
 #include "model/safetensors_reader.h"
@@ -13,11 +15,29 @@
 namespace gptq {
 namespace {
 
-double attention_flops(const ModelConfig& config, const std::vector<std::int64_t>& lengths) {
+double attention_flops(const ModelConfig& config, std::span<const std::int64_t> lengths) {
   double pairs = 0;
   for (std::int64_t length : lengths)
     pairs += 0.5 * static_cast<double>(length) * static_cast<double>(length + 1);
   return 4 * pairs * static_cast<double>(config.num_attention_heads * config.head_dim);
+}
+
+/// Of a forward pass through a block with so many parameters.
+double pass_flops(const BlockShape& block, const ModelConfig& config, std::span<const std::int64_t> lengths) {
+  const std::int64_t tokens = std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0});
+  return 2.0 * static_cast<double>(block.parameters) * static_cast<double>(tokens) +
+         attention_flops(config, lengths);
+}
+
+std::span<const std::int64_t> held_out_lengths(const PlanRequest& request) {
+  const auto samples = static_cast<std::int64_t>(request.sample_lengths.size());
+  const std::int64_t held_out = held_out_samples(samples, request.job.calibration.held_out);
+  return std::span(request.sample_lengths).last(static_cast<std::size_t>(held_out));
+}
+
+ReferenceStream reference_of(const PlanRequest& request) {
+  if (uses_reference(request.job)) return ReferenceStream::all;
+  return held_out_lengths(request).empty() ? ReferenceStream::none : ReferenceStream::held_out;
 }
 
 /// A group's Hessian, factor and solves.
@@ -40,10 +60,11 @@ void add_group(const GroupShape& group, const JobConfig& job, Plan& plan) {
 void add_block(const BlockShape& block, const PlanRequest& request, Plan& plan) {
   plan.layers += block.quantized_layers;
   const double passes = request.job.quantization.true_sequential ? 1 : 2;
-  const double pass = 2.0 * static_cast<double>(block.parameters) * static_cast<double>(plan.tokens) +
-                      attention_flops(request.model.config(), request.sample_lengths);
+  const double pass = pass_flops(block, request.model.config(), request.sample_lengths);
   plan.flops.forward += passes * pass;
-  if (uses_reference(request.job)) plan.flops.reference += pass;
+  if (plan.reference == ReferenceStream::all) plan.flops.reference += pass;
+  if (plan.reference == ReferenceStream::held_out)
+    plan.flops.held_out += pass_flops(block, request.model.config(), held_out_lengths(request));
   for (const GroupShape& group : block.groups) add_group(group, request.job, plan);
   plan.block_read_bytes += block.source_bytes;
   plan.output_bytes -= block.saved_bytes;
@@ -55,14 +76,20 @@ void plan_samples(const PlanRequest& request, const std::vector<Chunk>& chunks, 
   plan.chunks = static_cast<std::int64_t>(chunks.size());
   for (const Chunk& chunk : chunks) {
     plan.tokens += chunk.tokens;
+    plan.held_out_tokens += chunk.held_out ? chunk.tokens : 0;
     question.largest_chunk = std::max(question.largest_chunk, chunk.tokens);
   }
   for (int rank = 0; rank < plan.ranks; ++rank) {
     const auto [first, last] = chunks_of_rank(chunks, rank, plan.ranks);
-    std::int64_t tokens = 0;
-    for (std::size_t i = first; i < last; ++i) tokens += chunks[i].tokens;
+    std::int64_t tokens = 0, held_out = 0;
+    for (std::size_t i = first; i < last; ++i) {
+      tokens += chunks[i].tokens;
+      held_out += chunks[i].held_out ? chunks[i].tokens : 0;
+    }
     if (rank == 0) plan.root_tokens = tokens;
     question.most_tokens = std::max(question.most_tokens, tokens);
+    if (plan.reference == ReferenceStream::held_out)
+      question.most_held_out_tokens = std::max(question.most_held_out_tokens, held_out);
     plan.idle_ranks += tokens == 0 ? 1 : 0;
   }
 }
@@ -115,6 +142,7 @@ void plan_checkpoint(const MemoryQuestion& question, const JobConfig& job, Plan&
   if (plan.host.snapshot_bytes == 0) return;
   MemoryQuestion everyone = question;
   everyone.most_tokens = plan.tokens;
+  if (plan.reference == ReferenceStream::held_out) everyone.most_held_out_tokens = plan.held_out_tokens;
   const std::int64_t sum = widest_sum_bytes(question);
   plan.checkpoint_bytes =
       activation_bytes(everyone) + (plan.ranks - plan.idle_ranks) * sum + question.block.parameters;
@@ -133,9 +161,16 @@ Plan make_plan(const PlanRequest& request) {
   plan.blocks = request.model.config().num_hidden_layers;
   plan.chunk_tokens = chunk_tokens_of(job, request.device.separate);
   MemoryQuestion question = question_of(request);
-  const std::int64_t held_out =
-      held_out_samples(static_cast<std::int64_t>(request.sample_lengths.size()), job.calibration.held_out);
+  plan.reference = reference_of(request);
+  const auto held_out = static_cast<std::int64_t>(held_out_lengths(request).size());
   plan_samples(request, make_chunks(request.sample_lengths, plan.chunk_tokens, held_out), plan, question);
+  if (held_out > 0) {
+    const ModelConfig& config = request.model.config();
+    question.loss_vocabulary = config.vocab_size;
+    // The heads of both models.
+    plan.flops.held_out += 4.0 * static_cast<double>(plan.held_out_tokens) *
+                           static_cast<double>(config.vocab_size * config.hidden_size);
+  }
 
   for (const auto& [name, info] : request.model.files().tensors())
     plan.read_bytes += static_cast<std::int64_t>(info.bytes);

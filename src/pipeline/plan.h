@@ -18,6 +18,7 @@ namespace gptq {
 struct Arithmetic {
   double forward = 0;    ///< linears (2·m·n a token) and attention (its lower triangle)
   double reference = 0;  ///< the same of the full-precision stream
+  double held_out = 0;   ///< the same of one of the held-out samples alone, and both models' heads on these
   double hessian = 0;  ///< n² a token: one triangle of 2·n²; with the correction 2·n² more for its cross sum
   double factor = 0;  ///< n³/3, in double precision
   /// 2·m·n² a layer of m rows: the update of the columns not yet visited and the norm of the layer's outputs,
@@ -26,8 +27,14 @@ struct Arithmetic {
   double correct = 0;  ///< 4·m·n²: a product and two triangular solves
   double refine = 0;   ///< 2·m·n² a sweep and candidate
 
-  double total() const { return forward + reference + hessian + factor + solve + correct + refine; }
+  double total() const {
+    return forward + reference + held_out + hessian + factor + solve + correct + refine;
+  }
 };
+
+/// Which samples go through the original weights, beside the stream through the quantized ones: those that
+/// errors are made up for with (correction_alpha), or those that end-to-end figures are reported of.
+enum class ReferenceStream { none, held_out, all };
 
 /// What a job would do, computed from shapes alone. Immutable; prints itself.
 struct Plan {
@@ -42,6 +49,8 @@ struct Plan {
   std::int64_t root_tokens = 0;  ///< of rank 0
   std::int64_t chunks = 0;
   std::int64_t chunk_tokens = 0;
+  std::int64_t held_out_tokens = 0;
+  ReferenceStream reference = ReferenceStream::none;
   std::int64_t idle_ranks = 0;  ///< ranks without samples; they help with the solves only
 
   // Memory of the rank that needs most (the root: it factors and exports).

@@ -69,11 +69,35 @@ std::int64_t device_weight_bytes(const MemoryQuestion& q) {
 
 std::int64_t staging_bytes(const MemoryQuestion& q) {
   const std::int64_t streams = q.reference ? 2 : 1;
-  return streams * 2 * q.largest_chunk * (4 * q.hidden_size + element(q) * q.block.widest_input());
+  const std::int64_t held_out = q.most_held_out_tokens > 0 ? 2 * q.largest_chunk * 4 * q.hidden_size : 0;
+  return streams * 2 * q.largest_chunk * (4 * q.hidden_size + element(q) * q.block.widest_input()) + held_out;
+}
+
+/// What the blocks' kernels need of a chunk: the outputs that are on their way, and a group's input and the
+/// next one's where these do not lie in the activations.
+std::int64_t forward_scratch_bytes(const MemoryQuestion& q, bool whole_blocks) {
+  const std::int64_t inputs = whole_blocks ? 2 * q.block.widest_input() : 0;
+  return q.largest_chunk * element(q) * (q.block.scratch_columns() + inputs);
+}
+
+/// A head ready to multiply with a chunk's states and logits.
+std::int64_t device_loss_bytes(const MemoryQuestion& q, std::int64_t vocabulary) {
+  if (vocabulary == 0) return 0;
+  const std::int64_t states = q.largest_chunk * q.hidden_size * element(q);
+  const std::int64_t logits = std::min(4 * q.largest_chunk * vocabulary, kLogitBytes);
+  return vocabulary * q.hidden_size * element(q) + kConversionBytes + states + logits;
+}
+
+/// The same where kernels make no more than a tile's logits; the last block may still be on its way to its
+/// file.
+std::int64_t host_loss_bytes(const MemoryQuestion& q) {
+  if (q.loss_vocabulary == 0) return 0;
+  const std::int64_t prepared = (q.loss_vocabulary + q.largest_chunk) * q.hidden_size * element(q);
+  return q.block.loaded_bytes + q.embedding_bytes + (q.device.separate ? 0 : prepared);
 }
 
 std::int64_t device_scratch_bytes(const MemoryQuestion& q) {
-  const std::int64_t outputs = q.largest_chunk * element(q) * q.block.scratch_columns();
+  const std::int64_t outputs = forward_scratch_bytes(q, q.most_held_out_tokens > 0);
   const bool waits_for_bias = q.block.widest_biased > 0 && q.compute == DType::bf16;
   const std::int64_t product =
       waits_for_bias ? std::min(q.largest_chunk * q.block.widest_biased * 4, kBiasProductBytes) : 0;
@@ -143,7 +167,8 @@ std::int64_t activation_bytes(const MemoryQuestion& q) {
   if (!q.calibrates) return 0;
   const std::int64_t residuals = q.true_sequential ? 1 : 2;
   const std::int64_t stream = 4 * q.hidden_size + element(q) * q.block.widest_input();
-  return q.most_tokens * (4 * q.hidden_size * (residuals - 1) + stream * (q.reference ? 2 : 1));
+  return q.most_tokens * (4 * q.hidden_size * (residuals - 1) + stream * (q.reference ? 2 : 1)) +
+         q.most_held_out_tokens * 4 * q.hidden_size;
 }
 
 std::int64_t DeviceMemory::quantizing_bytes() const {
@@ -160,10 +185,12 @@ DeviceMemory device_memory(const MemoryQuestion& q) {
     memory.weight_bytes = device_weight_bytes(q);
     memory.scratch_bytes = device_scratch_bytes(q);
     memory.embedding_bytes = q.embedding_bytes;
+    memory.loss_bytes = device_loss_bytes(q, q.loss_vocabulary);
   }
   memory.peak_bytes = memory.library_bytes + memory.activation_bytes +
-                      std::max(memory.embedding_bytes,
-                               memory.weight_bytes + memory.scratch_bytes + memory.quantizing_bytes());
+                      std::max({memory.embedding_bytes,
+                                memory.weight_bytes + memory.scratch_bytes + memory.quantizing_bytes(),
+                                memory.loss_bytes > 0 ? memory.scratch_bytes + memory.loss_bytes : 0});
   return memory;
 }
 
@@ -188,29 +215,28 @@ HostMemory host_memory(const MemoryQuestion& q) {
   if (q.calibrates) {
     if (computes_here) {
       memory.weight_bytes += element(q) * q.block.parameters;
-      memory.scratch_bytes =
-          q.largest_chunk * element(q) * q.block.scratch_columns() + difference_bytes(q);
+      memory.scratch_bytes = forward_scratch_bytes(q, q.most_held_out_tokens > 0) + difference_bytes(q);
     }
+    memory.loss_bytes = host_loss_bytes(q);
     if (q.checkpoints) {
       // The largest state is that inside the sum of the widest group.
       memory.snapshot_bytes = activation_bytes(q) + widest_sum_bytes(q) + q.block.parameters;
     }
   }
-  memory.peak_bytes = memory.program_bytes + memory.activation_bytes + memory.snapshot_bytes +
-                      std::max(memory.embedding_bytes, memory.weight_bytes + memory.result_bytes +
-                                                           memory.scratch_bytes + memory.hessian_bytes);
+  memory.peak_bytes =
+      memory.program_bytes + memory.activation_bytes + memory.snapshot_bytes +
+      std::max({memory.embedding_bytes,
+                memory.weight_bytes + memory.result_bytes + memory.scratch_bytes + memory.hessian_bytes,
+                memory.loss_bytes > 0 ? memory.result_bytes + memory.scratch_bytes + memory.loss_bytes : 0});
   return memory;
 }
 
 std::int64_t evaluation_device_bytes(const MemoryQuestion& q, std::int64_t vocabulary) {
-  const std::int64_t inputs = 2 * q.block.widest_input();  // a group's input and the next one's
-  const std::int64_t scratch = q.largest_chunk * element(q) * (q.block.scratch_columns() + inputs);
+  const std::int64_t scratch = forward_scratch_bytes(q, true);
   const std::int64_t blocks =
       device_block_bytes(q) * std::min<std::int64_t>(2, q.blocks) + 2 * q.block.linears * kConversionBytes;
-  const std::int64_t states = q.largest_chunk * q.hidden_size * element(q);
-  const std::int64_t logits = std::min(4 * q.largest_chunk * vocabulary, kLogitBytes);
-  const std::int64_t head = vocabulary * q.hidden_size * element(q) + kConversionBytes + states + logits;
-  return kDeviceLibraryBytes + std::max(q.embedding_bytes, scratch + std::max(blocks, head));
+  const std::int64_t loss = device_loss_bytes(q, vocabulary);
+  return kDeviceLibraryBytes + std::max(q.embedding_bytes, scratch + std::max(blocks, loss));
 }
 
 }  // namespace gptq

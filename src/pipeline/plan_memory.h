@@ -23,15 +23,18 @@ struct MemoryQuestion {
   bool checkpoints = true;
   bool turns_tables = false;  ///< embedding and head are in memory when they are written: a rotated model
   std::int64_t hidden_size = 0;
-  std::int64_t most_tokens = 0;    ///< of a rank
-  std::int64_t largest_chunk = 0;  ///< tokens
+  std::int64_t most_tokens = 0;  ///< of a rank
+  std::int64_t most_held_out_tokens =
+      0;                             ///< of a rank, in a full-precision stream of the held-out samples alone
+  std::int64_t loss_vocabulary = 0;  ///< rows of the heads that losses are made with in the end; 0: none are
+  std::int64_t largest_chunk = 0;    ///< tokens
   std::int64_t embedding_bytes = 0;
   std::int64_t blocks = 0;
   BlockShape block;  ///< the largest
 };
 
 /// All activations of the rank: the residual stream (twice without true_sequential) and a group's input; the
-/// full-precision stream's as well.
+/// full-precision stream's as well, or the residual stream alone of the held-out samples.
 std::int64_t activation_bytes(const MemoryQuestion& q);
 /// A rank's sums of the group that has most.
 std::int64_t widest_sum_bytes(const MemoryQuestion& q);
@@ -43,6 +46,7 @@ struct DeviceMemory {
   std::int64_t weight_bytes = 0;      ///< two blocks ready to multiply, and what converts them
   std::int64_t scratch_bytes = 0;     ///< q, k, v, gate, up of a chunk; what the Hessian's kernels keep
   std::int64_t embedding_bytes = 0;   ///< at the start only, before any block is there
+  std::int64_t loss_bytes = 0;        ///< in the end only, when no block is there: a head and its logits
 
   // At most one of these at a time.
   std::int64_t sum_bytes = 0;      ///< the Hessian's integers
@@ -65,6 +69,7 @@ struct HostMemory {
   std::int64_t scratch_bytes = 0;
   std::int64_t hessian_bytes = 0;    ///< integer sums, double matrix, factor and other matrices
   std::int64_t embedding_bytes = 0;  ///< at the start only
+  std::int64_t loss_bytes = 0;       ///< in the end only: the head as read and as multiplied, the last block
   std::int64_t snapshot_bytes = 0;   ///< copy of the state while a checkpoint is written; 0: none is
   std::int64_t peak_bytes = 0;
 

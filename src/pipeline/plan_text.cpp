@@ -35,9 +35,9 @@ void write_work(const Plan& plan, Page& page) {
   const Arithmetic& flops = plan.flops;
   page.line("arithmetic",
             fmt::format("{:.4g} TFLOP in {} (forward {:.4g}, Hessians {:.4g}, factors {:.3g}, solves {:.3g})",
-                        flops.total() / 1e12, name_of(plan.compute), (flops.forward + flops.reference) / 1e12,
-                        flops.hessian / 1e12, flops.factor / 1e12,
-                        (flops.solve + flops.correct + flops.refine) / 1e12));
+                        flops.total() / 1e12, name_of(plan.compute),
+                        (flops.forward + flops.reference + flops.held_out) / 1e12, flops.hessian / 1e12,
+                        flops.factor / 1e12, (flops.solve + flops.correct + flops.refine) / 1e12));
   page.line("activations",
             fmt::format("on the {}", plan.device.separate || plan.activation_place == Place::disk
                                          ? name_of(plan.activation_place)
@@ -53,6 +53,7 @@ void write_device(const Plan& plan, Page& page) {
   page.bytes("weights", memory.weight_bytes, "two blocks");
   page.bytes("scratch", memory.scratch_bytes);
   page.bytes("embedding", memory.embedding_bytes, "at the start only");
+  page.bytes("head", memory.loss_bytes, "in the end only");
   page.bytes("while quantizing", memory.quantizing_bytes(), "the largest of what follows");
   page.bytes("  Hessian", memory.sum_bytes);
   page.bytes("  factoring it", memory.factor_bytes);
@@ -73,6 +74,7 @@ void write_host(const Plan& plan, Page& page) {
   page.bytes("Hessian and factor", memory.hessian_bytes);
   page.bytes("scratch", memory.scratch_bytes);
   page.bytes("embedding", memory.embedding_bytes, "at the start only");
+  page.bytes("head", memory.loss_bytes, "in the end only");
   page.bytes("checkpoint snapshot", memory.snapshot_bytes, "while one is written");
   page.bytes("program, libraries", memory.program_bytes);
   page.line("peak", bytes_text(memory.peak_bytes));
@@ -99,6 +101,7 @@ nlohmann::json to_json(const DeviceMemory& memory, const PlannedDevice& device) 
           {"weight_bytes", memory.weight_bytes},
           {"scratch_bytes", memory.scratch_bytes},
           {"embedding_bytes", memory.embedding_bytes},
+          {"loss_bytes", memory.loss_bytes},
           {"sum_bytes", memory.sum_bytes},
           {"factor_bytes", memory.factor_bytes},
           {"solve_bytes", memory.solve_bytes},
@@ -133,6 +136,7 @@ std::string to_json(const PlannedJob& planned) {
       {"layers", plan.layers},
       {"samples", plan.samples},
       {"tokens", plan.tokens},
+      {"held_out_tokens", plan.held_out_tokens},
       {"chunk_tokens", plan.chunk_tokens},
       {"activations", name_of(plan.activation_place)},
       {"peak_bytes", plan.host.peak_bytes},
@@ -146,6 +150,7 @@ std::string to_json(const PlannedJob& planned) {
        {{"forward", plan.flops.forward},
         {"hessian", plan.flops.hessian},
         {"reference", plan.flops.reference},
+        {"held_out", plan.flops.held_out},
         {"factor", plan.flops.factor},
         {"solve", plan.flops.solve},
         {"correct", plan.flops.correct},

@@ -14,12 +14,13 @@
 #include "pipeline/block_prefetcher.h"
 #include "pipeline/block_quantizer.h"
 #include "pipeline/checkpointer.h"
-#include "pipeline/embedding.h"
+#include "pipeline/end_to_end.h"
 #include "pipeline/head_quantizer.h"
 #include "pipeline/job_context.h"
 #include "pipeline/job_directory.h"
 #include "pipeline/job_inputs.h"
 #include "pipeline/job_report.h"
+#include "pipeline/job_streams.h"
 #include "pipeline/plan.h"
 #include "pipeline/progress.h"
 #include "pipeline/resume.h"
@@ -55,6 +56,7 @@ class QuantizeJob {
     try {
       prepare();
       quantize_blocks();
+      measure_held_out();
       finish();
     } catch (const DeviceError& error) {
       throw DeviceError("{}, {}, phase {}: {}", host_name(), compute_.backend->describe(), phases_.last(),
@@ -109,13 +111,15 @@ class QuantizeJob {
           job_, *inputs_.model, recipe_, JobMark(fingerprint_, work_fingerprint_of(identity_)), finished));
       if (manifest) export_->keep_partial_files();
     });
-    make_activations();
+    if (uses_calibration()) {
+      const Activations::Room room{plan_.activation_place, spill_path(job_)};
+      streams_.emplace(inputs_, compute_, plan_, room, comm_.rank());
+    }
     if (manifest) {
       take_up(*manifest);
-    } else if (uses_calibration()) {
+    } else if (streams_) {
       const auto scope = phases_.in("embed");
-      embed_samples(*compute_.backend, *inputs_.model, inputs_.calibration, *activations_);
-      if (reference_) embed_samples(*compute_.backend, *inputs_.model, inputs_.calibration, *reference_);
+      streams_->embed();
     }
     if (uses_calibration()) {
       rotary_ = {*compute_.backend,
@@ -134,21 +138,6 @@ class QuantizeJob {
     });
   }
 
-  void make_activations() {
-    const std::vector<Chunk> chunks =
-        make_chunks(inputs_.sample_lengths(), plan_.chunk_tokens, inputs_.held_out());
-    const auto [first, last] = chunks_of_rank(chunks, comm_.rank(), comm_.size());
-    const std::vector<Chunk> own(chunks.begin() + static_cast<std::ptrdiff_t>(first),
-                                 chunks.begin() + static_cast<std::ptrdiff_t>(last));
-    const auto make = [&](std::optional<Activations>& stream) {
-      stream.emplace(*compute_.backend, inputs_.calibration, own, inputs_.model->config().hidden_size,
-                     inputs_.widest_group(), compute_.dtype,
-                     Activations::Room{plan_.activation_place, spill_path(job_)});
-    };
-    make(activations_);
-    if (uses_reference(job_)) make(reference_);
-  }
-
   /// Goes to where an earlier attempt was.
   void take_up(const CheckpointManifest& manifest) {
     const auto scope = phases_.in("resume");
@@ -160,8 +149,8 @@ class QuantizeJob {
       widths.reference = reference_width(recipe_, groups, manifest.group);
     }
     first_block_ = manifest.block;
-    start_ = restore(directory_->checkpoint(), manifest, widths, uses_calibration() ? &*activations_ : nullptr,
-                     reference_ ? &*reference_ : nullptr, comm_.rank(), comm_.size());
+    start_ = restore(directory_->checkpoint(), manifest, widths,
+                     streams_ ? streams_->to_restore() : StreamsToRestore(), comm_.rank(), comm_.size());
     for (const LayerStatistics& layer : manifest.layers) {
       if (layer.block < manifest.block) report_.layers.push_back(layer);
     }
@@ -238,9 +227,9 @@ class QuantizeJob {
     for (; index < blocks; ++index) {
       PreparedBlock present = next_block(prefetcher);
       BlockQuantizer quantizer(tools, present.weights);
-      QuantizedBlock quantized =
-          present.block ? quantizer.run(*present.block, streams(), std::exchange(start_, BlockStart()))
-                        : quantizer.round_to_nearest();
+      QuantizedBlock quantized = present.block ? quantizer.run(*present.block, streams_->in_block(),
+                                                               std::exchange(start_, BlockStart()))
+                                               : quantizer.round_to_nearest();
       record(quantized.statistics);
       if (export_) {
         const auto scope = phases_.in("export");
@@ -249,8 +238,7 @@ class QuantizeJob {
       progress.block_done(index);
       SafePoint between;
       between.block = index + 1;
-      if (uses_calibration()) between.activations = &*activations_;
-      if (reference_) between.reference = &*reference_;
+      if (streams_) streams_->add_to(between);
       checkpointer_->at_safe_point(between, report_.layers);
     }
     if (recipe_.quantizes_head(std::string(inputs_.model->architecture().head))) quantize_head(tools);
@@ -259,12 +247,26 @@ class QuantizeJob {
   void quantize_head(const BlockQuantizer::Tools& tools) {
     SolvedStage solved =
         HeadQuantizer(tools, compute_.dtype)
-            .run(uses_calibration() ? &*activations_ : nullptr, reference_ ? &*reference_ : nullptr);
+            .run(streams_ ? &streams_->quantized() : nullptr, streams_ ? streams_->reference() : nullptr);
     record(solved.statistics);
-    if (export_) export_->write_head(std::move(solved.layers.front()));
+    head_ = std::move(solved.layers.front());
+    if (export_) export_->write_head(*head_);
   }
 
-  BlockQuantizer::Streams streams() { return {*activations_, reference_ ? &*reference_ : nullptr}; }
+  /// Both streams have left the last block. A job that is stopped now measures again.
+  void measure_held_out() {
+    Activations* const reference = streams_ ? streams_->held_out_reference() : nullptr;
+    if (reference == nullptr) return;
+    report_.held_out = EndToEnd(*inputs_.model, inputs_.calibration, *compute_.backend, comm_,
+                                streams_->quantized(), *reference, phases_)
+                           .measure(head_ ? &*head_ : nullptr);
+    if (comm_.is_root() && !report_.held_out->is_finite()) {
+      log::warn(
+          "the perplexity on the held-out samples is not finite: look at the layers' errors in the report, "
+          "and "
+          "with compute.dtype bf16 try fp32");
+    }
+  }
 
   PreparedBlock next_block(BlockPrefetcher& prefetcher) {
     const auto scope = phases_.in("load");
@@ -307,6 +309,7 @@ class QuantizeJob {
       report_.output_bytes = safetensors_bytes(job_.output.path);
       write_report(report_, job_.output.path);
       for (const std::string& line : phase_table(report_)) log::info("{}", line);
+      if (report_.held_out) log::info("held-out: {}", held_out_text(*report_.held_out));
     });
   }
 
@@ -321,8 +324,8 @@ class QuantizeJob {
   PhaseClock phases_;
   std::optional<JobDirectory> directory_;
   std::optional<BackgroundExport> export_;  ///< on the root
-  std::optional<Activations> activations_;
-  std::optional<Activations> reference_;  ///< the full-precision stream, where it is needed
+  std::optional<JobStreams> streams_;       ///< none for round-to-nearest
+  std::optional<QuantizedLayer> head_;      ///< where it is quantized
   DeviceRotary rotary_;
   Plan plan_;
   MatrixRates rates_;

@@ -158,6 +158,16 @@ void require_chunks_once(const CheckpointDirectory& directory, const CheckpointM
   }
 }
 
+/// Versions without end-to-end figures did not keep the stream.
+void require_held_out(const RankFile& file, const std::filesystem::path& path) {
+  if (file.has("held_out_hidden")) return;
+  throw InputError(
+      "{} has no held_out_hidden: it was written by an older version of this program; resume with that one, "
+      "or "
+      "start over with --fresh --overwrite",
+      path.string());
+}
+
 bool holds_samples_of(const Activations& activations, const CheckpointManifest::File& entry) {
   if (activations.chunks() == 0) return false;
   const Chunk& last = activations.chunk(activations.chunks() - 1);
@@ -198,9 +208,9 @@ FoundCheckpoint find_checkpoint(const CheckpointDirectory& directory,
 }
 
 BlockStart restore(const CheckpointDirectory& directory, const CheckpointManifest& manifest,
-                   const InputWidths& widths, Activations* activations, Activations* reference, int rank,
-                   int ranks) {
+                   const InputWidths& widths, const StreamsToRestore& streams, int rank, int ranks) {
   BlockStart start;
+  Activations* const activations = streams.quantized;
   start.group = manifest.group;
   require_chunks_once(directory, manifest);
   for (const LayerStatistics& layer : manifest.layers) {
@@ -220,8 +230,12 @@ BlockStart restore(const CheckpointDirectory& directory, const CheckpointManifes
       read_stream(file, entry, "hidden", "x", has_x ? widths.quantized : 0, *activations);
       read_block_input(file, entry, *activations, start);
     }
-    if (reference != nullptr)
-      read_stream(file, entry, "reference_hidden", "reference_x", has_x ? widths.reference : 0, *reference);
+    if (streams.reference != nullptr)
+      read_stream(file, entry, "reference_hidden", "reference_x", has_x ? widths.reference : 0, *streams.reference);
+    if (streams.held_out != nullptr) {
+      require_held_out(file, directory.path() / entry.name);
+      read_stream(file, entry, "held_out_hidden", "", 0, *streams.held_out);
+    }
     if (i == 0) start.finished.layers = file.layers();
     if (!summed_here || !file.has("sum")) continue;
     start.sum.chunks.insert(start.sum.chunks.end(), entry.chunks_summed.begin(), entry.chunks_summed.end());

@@ -36,12 +36,17 @@ struct InputWidths {
   std::int64_t quantized = 0, reference = 0;
 };
 
+/// This rank's samples; null: there are none of the kind.
+struct StreamsToRestore {
+  Activations* quantized = nullptr;
+  Activations* reference = nullptr;
+  Activations* held_out = nullptr;  ///< the reference of the held-out samples alone
+};
+
 /// Brings this rank's samples and its part of the sums back from a good generation, whatever ranks wrote it.
-/// activations: none for round-to-nearest;
-/// reference: none without a full-precision stream.
+/// No streams for round-to-nearest.
 /// Throws InputError if files that are whole contradict each other. Not collective.
 BlockStart restore(const CheckpointDirectory& directory, const CheckpointManifest& manifest,
-                   const InputWidths& widths, Activations* activations, Activations* reference, int rank,
-                   int ranks);
+                   const InputWidths& widths, const StreamsToRestore& streams, int rank, int ranks);
 
 }  // namespace gptq

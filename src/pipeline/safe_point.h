@@ -46,8 +46,11 @@ struct SafePoint {
   const Activations* activations = nullptr;  ///< none for round-to-nearest
   std::int64_t x_width = 0;  ///< 0: x is not part of the state, it follows from the hidden states
   const RowStore* hidden_before = nullptr;
-  const Activations* reference = nullptr;    ///< the full-precision stream; null: there is none
-  std::int64_t reference_x_width = 0;        ///< like x_width
+  const Activations* reference = nullptr;  ///< the full-precision stream; null: there is none
+  std::int64_t reference_x_width = 0;      ///< like x_width
+  /// The full-precision stream of the held-out samples alone, before the block for stage group 0 and behind
+  /// it for the others; null: there is none.
+  const Activations* held_out = nullptr;
   const StageSums* sums = nullptr;           ///< this rank's part; null: outside a sum
   std::vector<std::int64_t> chunks;          ///< in `sums`
   const QuantizedBlock* finished = nullptr;  ///< of the present block

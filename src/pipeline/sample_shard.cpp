@@ -8,7 +8,7 @@
 namespace gptq {
 
 std::int64_t held_out_samples(std::int64_t samples, double part) {
-  if (part <= 0) return 0;
+  if (part <= 0 || samples == 0) return 0;
   const auto rounded = static_cast<std::int64_t>(std::llround(part * static_cast<double>(samples)));
   return std::min(std::max<std::int64_t>(rounded, 1), samples - 1);
 }

@@ -11,6 +11,8 @@ namespace {
 
 using testing::HasSubstr;
 
+const std::vector<std::string> kHeldOut{"--set", "calibration.held_out=0.34"};
+
 /// Parametrised by the place's name as ctest sorts by it: "cuda_fp32".
 class CudaJob : public Resume, public testing::WithParamInterface<const char*>, protected OnBackend {
  protected:
@@ -34,6 +36,9 @@ class CudaJob : public Resume, public testing::WithParamInterface<const char*>, 
     EXPECT_EQ(result.exit_code, 0) << result.output;
     return nlohmann::json::parse(std::ifstream(path("eval.json"))).at("perplexity");
   }
+  nlohmann::json held_out(const std::string& run) const {
+    return nlohmann::json::parse(std::ifstream(path(run) + "/report.json")).at("held_out");
+  }
   static std::vector<std::string> with(std::vector<std::string> words, const std::vector<std::string>& more) {
     words.insert(words.end(), more.begin(), more.end());
     return words;
@@ -41,11 +46,19 @@ class CudaJob : public Resume, public testing::WithParamInterface<const char*>, 
 };
 
 TEST_P(CudaJob, GivesTheSameBytesOnAnyRanksOfOneGpuAndFromAnyPlace) {
-  const auto reference = hashes_of_run("one", 1, 1, on("cuda"));
+  const auto reference = hashes_of_run("one", 1, 1, on("cuda", kHeldOut));
   ASSERT_FALSE(reference.empty());
-  EXPECT_EQ(hashes_of_run("two", 2, 1, on("cuda")), reference);
-  EXPECT_EQ(hashes_of_run("three", 3, 1, on("cuda", {"--set", "compute.activations=host"})), reference);
-  EXPECT_EQ(hashes_of_run("disk", 1, 1, on("cuda", {"--set", "compute.activations=disk"})), reference);
+  EXPECT_EQ(hashes_of_run("two", 2, 1, on("cuda", kHeldOut)), reference);
+  EXPECT_EQ(hashes_of_run("three", 3, 1, on("cuda", with(kHeldOut, {"--set", "compute.activations=host"}))),
+            reference);
+  EXPECT_EQ(hashes_of_run("disk", 1, 1, on("cuda", with(kHeldOut, {"--set", "compute.activations=disk"}))),
+            reference);
+  const nlohmann::json figures = held_out("one");
+  EXPECT_GT(figures.at("predictions"), 0);
+  for (const char* run : {"two", "three", "disk"}) EXPECT_EQ(held_out(run), figures) << run;
+  ASSERT_FALSE(hashes_of_run("cpu", 1, 1, on("cpu", kHeldOut)).empty());
+  EXPECT_NEAR(std::log(figures.at("source_perplexity").get<double>()),
+              std::log(held_out("cpu").at("source_perplexity").get<double>()), 2e-3);
 }
 
 TEST_P(CudaJob, AgreesWithTheCpu) {

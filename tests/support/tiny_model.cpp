@@ -217,9 +217,65 @@ void write_tiny_model(const fs::path& directory, const TinyModelOptions& options
   write_json(directory / "tokenizer.json", {{"version", "1.0"}, {"model", {{"type", "dummy"}}}});
 }
 
+namespace {
+
+constexpr std::int32_t kPad = 0;
+
+/// Arrays of a calibration file; rows of seqlen.
+struct CalibrationArrays {
+  std::int64_t seqlen = 0;
+  std::int64_t vocab = 0;
+  std::int64_t seed = 0;
+  const char* mode = "windows";
+  std::vector<std::int32_t> ids, lengths, mask;  ///< mask: empty for a file of version 1
+};
+
+void write_arrays(const fs::path& path, const CalibrationArrays& arrays) {
+  const bool masked = !arrays.mask.empty();
+  Sha256 hash;
+  for (const auto* array : {&arrays.mask, &arrays.ids, &arrays.lengths})
+    hash.update(array->data(), array->size() * sizeof(std::int32_t));
+
+  const Hdf5Handle file(
+      hdf5_check(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), "create", path.string()));
+  write_text(file.get(), "format", "gptq-hpc-calibration");
+  write_integer(file.get(), "version", masked ? 2 : 1);
+  write_text(file.get(), "source", "tests/support/tiny_model.cpp");
+  write_text(file.get(), "vocabulary_sha256", "");
+  write_integer(file.get(), "vocab_size", arrays.vocab);
+  write_integer(file.get(), "nsamples", static_cast<std::int64_t>(arrays.lengths.size()));
+  write_integer(file.get(), "seqlen", arrays.seqlen);
+  write_integer(file.get(), "seed", arrays.seed);
+  write_text(file.get(), "mode", arrays.mode);
+  write_text(file.get(), "created_by", "gptq-hpc tests");
+  write_text(file.get(), "sha256", hash.hex());
+  const auto rows = static_cast<hsize_t>(arrays.lengths.size());
+  const auto columns = static_cast<hsize_t>(arrays.seqlen);
+  const Hdf5Handle dataset = write_dataset(file.get(), "input_ids", {rows, columns}, arrays.ids.data());
+  write_integer(dataset.get(), "pad_id", kPad);
+  if (masked) write_dataset(file.get(), "attention_mask", {rows, columns}, arrays.mask.data());
+  write_dataset(file.get(), "lengths", {rows}, arrays.lengths.data());
+}
+
+}  // namespace
+
+void write_samples(const fs::path& path, const std::vector<std::vector<std::int32_t>>& samples,
+                   std::int64_t vocab) {
+  CalibrationArrays arrays;
+  arrays.vocab = vocab;
+  arrays.mode = "rows";
+  for (const auto& sample : samples)
+    arrays.seqlen = std::max(arrays.seqlen, static_cast<std::int64_t>(sample.size()));
+  for (const auto& sample : samples) {
+    arrays.lengths.push_back(static_cast<std::int32_t>(sample.size()));
+    arrays.ids.insert(arrays.ids.end(), sample.begin(), sample.end());
+    arrays.ids.resize(arrays.lengths.size() * static_cast<std::size_t>(arrays.seqlen), kPad);
+  }
+  write_arrays(path, arrays);
+}
+
 void write_calibration(const fs::path& path, std::int64_t samples, std::int64_t seqlen, std::int64_t vocab,
                        std::uint64_t seed, bool ragged, Padding padding) {
-  constexpr std::int32_t kPad = 0;
   const bool masked = padding == Padding::masked_left;
   Random random(seed);
   std::vector<std::int32_t> mask(masked ? static_cast<std::size_t>(samples * seqlen) : 0, 0);
@@ -233,30 +289,8 @@ void write_calibration(const fs::path& path, std::int64_t samples, std::int64_t 
     draw_sample(ids.data() + first, length, vocab, random);
     if (masked) std::fill_n(mask.begin() + first, length, 1);
   }
-  Sha256 hash;
-  hash.update(mask.data(), mask.size() * sizeof(std::int32_t));
-  hash.update(ids.data(), ids.size() * sizeof(std::int32_t));
-  hash.update(lengths.data(), lengths.size() * sizeof(std::int32_t));
-
-  const Hdf5Handle file(
-      hdf5_check(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), "create", path.string()));
-  write_text(file.get(), "format", "gptq-hpc-calibration");
-  write_integer(file.get(), "version", masked ? 2 : 1);
-  write_text(file.get(), "source", "tests/support/tiny_model.cpp");
-  write_text(file.get(), "vocabulary_sha256", "");
-  write_integer(file.get(), "vocab_size", vocab);
-  write_integer(file.get(), "nsamples", samples);
-  write_integer(file.get(), "seqlen", seqlen);
-  write_integer(file.get(), "seed", static_cast<std::int64_t>(seed));
-  write_text(file.get(), "mode", ragged ? "rows" : "windows");
-  write_text(file.get(), "created_by", "gptq-hpc tests");
-  write_text(file.get(), "sha256", hash.hex());
-  const auto rows = static_cast<hsize_t>(samples);
-  const Hdf5Handle dataset =
-      write_dataset(file.get(), "input_ids", {rows, static_cast<hsize_t>(seqlen)}, ids.data());
-  write_integer(dataset.get(), "pad_id", kPad);
-  if (masked) write_dataset(file.get(), "attention_mask", {rows, static_cast<hsize_t>(seqlen)}, mask.data());
-  write_dataset(file.get(), "lengths", {rows}, lengths.data());
+  write_arrays(path, {seqlen, vocab, static_cast<std::int64_t>(seed), ragged ? "rows" : "windows",
+                      std::move(ids), std::move(lengths), std::move(mask)});
 }
 
 }  // namespace gptq::test

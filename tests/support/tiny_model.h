@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "base/dtype.h"
 
@@ -37,5 +38,8 @@ enum class Padding { right, masked_left };
 void write_calibration(const std::filesystem::path& path, std::int64_t samples, std::int64_t seqlen,
                        std::int64_t vocab, std::uint64_t seed, bool ragged = false,
                        Padding padding = Padding::right);
+/// These samples of ids, padded on the right to the longest.
+void write_samples(const std::filesystem::path& path, const std::vector<std::vector<std::int32_t>>& samples,
+                   std::int64_t vocab);
 
 }  // namespace gptq::test

@@ -89,6 +89,31 @@ TEST_F(CheckpointFile, EverythingComesBackAsItWas) {
   }
 }
 
+TEST_F(CheckpointFile, RowsOfTheLastSamplesAloneAreFoundBySample) {
+  RankShape shape;
+  shape.first_sample = 4;
+  shape.held_out = 2;  // samples 5 and 6, of five tokens and two
+  write(shape);
+  const RankFile file(path());
+  ASSERT_TRUE(file.has("held_out_hidden"));
+  EXPECT_EQ(rows_of<float>(file, "held_out_hidden", 5, 2, 7, 8, DType::f32), memory_.held_out);
+  EXPECT_EQ(rows_of<float>(file, "held_out_hidden", 6, 1, 2, 8, DType::f32),
+            slice(memory_.held_out, 5, 2, 8));
+  EXPECT_THAT(complaint<InputError>([&] { rows_of<float>(file, "held_out_hidden", 4, 1, 3, 8, DType::f32); }),
+              HasSubstr("held_out_hidden has no rows of sample 4"));
+  EXPECT_EQ(rows_of<float>(file, "hidden", 4, 3, 10, 8, DType::f32), memory_.hidden);
+}
+
+TEST_F(CheckpointFile, HalfASampleHeldOutIsRefused) {
+  RankShape shape;
+  shape.held_out = 2;
+  fill(memory_, shape);
+  memory_.state.held_out_hidden.rows -= 1;
+  write_rank_file(path(), memory_.state);
+  EXPECT_THAT(complaint<InputError>([&] { RankFile file(path()); }),
+              HasSubstr("held_out_hidden has 6 rows, its samples 10 tokens"));
+}
+
 TEST_F(CheckpointFile, WhatIsNoPartOfTheStateIsNotThere) {
   RankShape shape;
   shape.x_width = 0;
@@ -204,7 +229,8 @@ TEST_F(CheckpointFile, RequestsThatDoNotFitAreRefused) {
   EXPECT_THAT(read("hidden", 4, 1, 3, 9), AllOf(names_file, HasSubstr("3 x 9 F32")));
   EXPECT_THAT(read("hidden_before", 4, 1, 3, 8), AllOf(names_file, HasSubstr("no dataset hidden_before")));
   std::vector<std::int64_t> sum(memory_.sum.size() + 1);
-  EXPECT_THAT(complaint<InputError>([&] { file.add_sum("sum", sum); }), HasSubstr("40 entries, 41 are expected"));
+  EXPECT_THAT(complaint<InputError>([&] { file.add_sum("sum", sum); }),
+              HasSubstr("40 entries, 41 are expected"));
 }
 
 TEST_F(CheckpointFile, OtherFilesAreNamed) {

@@ -18,6 +18,7 @@ namespace gptq::test {
 struct RankMemory {
   std::vector<float> hidden;
   std::vector<float> hidden_before;
+  std::vector<float> held_out;
   std::vector<std::uint16_t> x_bf16;
   std::vector<float> x_f32;
   std::vector<std::int64_t> sum;
@@ -32,6 +33,7 @@ struct RankShape {
   std::int64_t x_width = 12;  ///< 0: no x
   DType x_dtype = DType::bf16;
   bool hidden_before = false;
+  std::size_t held_out = 0;          ///< the last so many samples have a stream of their own
   std::vector<std::int64_t> chunks;  ///< empty: no sum
   std::size_t sum_entries = 40;
   int layers = 0;
@@ -91,6 +93,12 @@ inline void fill(RankMemory& memory, const RankShape& shape) {
   if (shape.hidden_before) {
     state.hidden_before = matrix_of(memory.hidden_before.data(), DType::f32, tokens, shape.hidden);
   }
+  std::int64_t held_out = 0;
+  for (std::size_t s = shape.lengths.size() - shape.held_out; s < shape.lengths.size(); ++s)
+    held_out += shape.lengths[s];
+  for (std::int64_t i = 0; i < held_out * shape.hidden; ++i) memory.held_out.push_back(value(i) / 2);
+  if (shape.held_out > 0)
+    state.held_out_hidden = matrix_of(memory.held_out.data(), DType::f32, held_out, shape.hidden);
   void* x = shape.x_dtype == DType::bf16 ? static_cast<void*>(memory.x_bf16.data()) : memory.x_f32.data();
   if (shape.x_width > 0) state.x = matrix_of(x, shape.x_dtype, tokens, shape.x_width);
   if (!shape.chunks.empty()) {

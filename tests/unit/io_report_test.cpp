@@ -147,6 +147,38 @@ TEST(Report, NanDoesNotBreakTheFile) {
   EXPECT_TRUE(json::parse(read_text_file(directory / "report.json"))["layers"][0]["loss"].is_null());
 }
 
+TEST(Report, HeldOutFiguresAreNullWhereNothingIsHeldOut) {
+  const TempDirectory directory;
+  const auto written = [&](const Report& report) {
+    write_report(report, directory.path());
+    return json::parse(read_text_file(directory / "report.json")).at("held_out");
+  };
+  Report report = example();
+  EXPECT_TRUE(written(report).is_null());
+  EXPECT_THAT(summary_text(report), Not(HasSubstr("held out")));
+  report.held_out = {4, 4096, 4092, 21.304, 19.0, 0.0123};
+  EXPECT_EQ(written(report), json({{"samples", 4},
+                                   {"tokens", 4096},
+                                   {"predictions", 4092},
+                                   {"perplexity", 21.304},
+                                   {"source_perplexity", 19.0},
+                                   {"relative_hidden_error", 0.0123}}));
+  EXPECT_THAT(summary_text(report), HasSubstr("4 samples: perplexity 21.30, source 19.00, error of the last "
+                                              "hidden states 1.23 %"));
+  EXPECT_TRUE(report.held_out->is_finite());
+  report.held_out->perplexity = std::numeric_limits<double>::infinity();
+  EXPECT_FALSE(report.held_out->is_finite());
+  EXPECT_TRUE(written(report)["perplexity"].is_null());
+}
+
+TEST(Report, HeldOutSamplesWithoutPredictionsHaveNoPerplexity) {
+  const double none = std::numeric_limits<double>::quiet_NaN();
+  const HeldOutFigures figures{2, 2, 0, none, none, 0.5};
+  EXPECT_TRUE(figures.is_finite());
+  EXPECT_EQ(held_out_text(figures),
+            "no sample of two tokens to predict, error of the last hidden states 50.00 %");
+}
+
 TEST(Report, SummaryNamesWhatAPersonAsksFor) {
   const std::string text = summary_text(example());
   for (const char* part : {"64 samples, 65536 tokens", "2 quantized, 1 fell back", "269.0 MB -> 110.0 MB",

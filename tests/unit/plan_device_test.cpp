@@ -81,6 +81,34 @@ TEST_F(DevicePlan, PeakIsNotTheSumOfWhatNeverCoexists) {
                                    memory.scratch_bytes + memory.quantizing_bytes());
 }
 
+// A quarter of 128 samples of 2048 tokens; the head has 128,256 rows of 4096.
+TEST_F(DevicePlan, HeldOutSamplesHaveAStreamOfTheirOwnWhereNoReferenceGoes) {
+  const Plan before = make_plan(request(80 * kGB));
+  EXPECT_EQ(before.reference, ReferenceStream::none);
+  EXPECT_EQ(before.device_memory.loss_bytes, 0);
+  job_.calibration.held_out = 0.25;
+  const std::int64_t stream = 4LL * 4096 * 32 * 2048;
+  const Plan plan = make_plan(request(80 * kGB));
+  EXPECT_EQ(plan.reference, ReferenceStream::held_out);
+  EXPECT_EQ(plan.held_out_tokens, 32 * 2048);
+  EXPECT_EQ(plan.device_memory.activation_bytes, before.device_memory.activation_bytes + stream);
+  EXPECT_EQ(plan.checkpoint_bytes, before.checkpoint_bytes + stream);
+  EXPECT_EQ(plan.device_memory.scratch_bytes, before.device_memory.scratch_bytes + 16384LL * 2 * 2 * 14336);
+  EXPECT_GT(plan.device_memory.loss_bytes, 2LL * 128256 * 4096);
+  EXPECT_GT(plan.flops.held_out, 0.25 * before.flops.forward);
+  EXPECT_EQ(make_plan(request(80 * kGB, 4)).device_memory.activation_bytes,
+            before.device_memory.activation_bytes / 4 + stream)
+      << "one rank has them all";
+  const Plan on_cpu = make_plan(request(0));
+  EXPECT_GT(on_cpu.host.loss_bytes, 2 * 2LL * 128256 * 4096);
+
+  job_.quantization.correction_alpha = 1;
+  const Plan corrected = make_plan(request(80 * kGB));
+  EXPECT_EQ(corrected.reference, ReferenceStream::all);
+  EXPECT_EQ(corrected.device_memory.activation_bytes, 2 * before.device_memory.activation_bytes);
+  EXPECT_EQ(corrected.device_memory.loss_bytes, plan.device_memory.loss_bytes);
+}
+
 TEST_F(DevicePlan, ActivationsGoToTheDeviceThenToTheHostThenToDisk) {
   EXPECT_EQ(make_plan(request(40 * kGB)).activation_place, Place::device);
   const Plan small = make_plan(request(16 * kGB));

@@ -24,6 +24,16 @@ TEST(MakeChunks, NoSamplesNoChunks) {
   EXPECT_TRUE(make_chunks({}, 100).empty());
 }
 
+TEST(HeldOutSamples, AtLeastOneButNeverAll) {
+  EXPECT_EQ(held_out_samples(128, 0.05), 6);
+  EXPECT_EQ(held_out_samples(8, 0.25), 2);
+  EXPECT_EQ(held_out_samples(8, 0.01), 1);
+  EXPECT_EQ(held_out_samples(2, 0.5), 1);
+  EXPECT_EQ(held_out_samples(1, 0.5), 0);
+  EXPECT_EQ(held_out_samples(8, 0), 0);
+  EXPECT_EQ(held_out_samples(0, 0.25), 0) << "round-to-nearest has no samples";
+}
+
 TEST(ChunksOfRank, CoverEveryChunkOnceInOrderForAnyRankCount) {
   std::mt19937 random(7);
   for (int trial = 0; trial < 50; ++trial) {

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <optional>
+
+#include "pipeline/activations.h"
+#include "pipeline/block_quantizer.h"
+#include "pipeline/job_inputs.h"
+#include "pipeline/resume.h"
+
+namespace gptq {
+
+/// The streams of hidden states that a calibrating job takes this rank's samples through the model in: one
+/// through the quantized weights; with correction_alpha above 0 a second, the reference, through the original
+/// ones; without it, where samples are held out, a reference of these alone.
+class JobStreams {
+ public:
+  /// Makes room for them where the plan says. Borrows all but room.
+  JobStreams(const JobInputs& inputs, const ComputeContext& compute, const Plan& plan,
+             const Activations::Room& room, int rank);
+
+  /// Fills all of them with the samples' token embeddings.
+  void embed();
+
+  BlockQuantizer::Streams in_block();
+  StreamsToRestore to_restore();
+  /// Between two blocks.
+  void add_to(SafePoint& point) const;
+
+  Activations& quantized() { return *quantized_; }
+  Activations* reference() { return reference_ ? &*reference_ : nullptr; }
+  /// In which the held-out samples are at full precision; null: none is held out, by any rank.
+  Activations* held_out_reference();
+
+ private:
+  const JobInputs& inputs_;
+  Backend& backend_;
+  std::optional<Activations> quantized_, reference_, held_out_;
+};
+
+}  // namespace gptq
