@@ -54,8 +54,7 @@ __global__ void __launch_bounds__(kTile* kTileRows)
   const std::int64_t row0 = static_cast<std::int64_t>(blockIdx.x) * kTile;
   const std::int64_t column0 = static_cast<std::int64_t>(blockIdx.y) * kTile;
   for (int i = y; i < kTile; i += kTileRows)
-    if (row0 + i < count && column0 + x < n)
-      tile[i * (kTile + 1) + x] = wanted[(row0 + i) * n + column0 + x];
+    if (row0 + i < count && column0 + x < n) tile[i * (kTile + 1) + x] = wanted[(row0 + i) * n + column0 + x];
   __syncthreads();
   for (int i = y; i < kTile; i += kTileRows) {
     if (column0 + i >= n || row0 + x >= count) continue;

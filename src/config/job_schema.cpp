@@ -67,9 +67,12 @@ std::vector<Key> work_keys() {
        "weight written as the number that it stands for, so that any tool can evaluate it; it saves no "
        "room."},
       {GPTQ_KEY(output.checkpoint_format), result, words({"gptq", "gptq_v2", "gptq_p"}), word,
-       "gptq stores zeros minus one, as every loader expects; gptq_v2 the zeros themselves; gptq_p these, and\n"
-       "codes of 3, 5, 6 and 7 bits in planes, as GPTQModel 7 does and no one else. Layers of 5, 6 or 7 bits\n"
-       "make it gptq_p by themselves; the other two are refused then, since no loader could read the output."},
+       "gptq stores zeros minus one, as every loader expects; gptq_v2 the zeros themselves; gptq_p these, "
+       "and\n"
+       "codes of 3, 5, 6 and 7 bits in planes, as GPTQModel 7 does and no one else. Layers of 5, 6 or 7 "
+       "bits\n"
+       "make it gptq_p by themselves; the other two are refused then, since no loader could read the "
+       "output."},
       {GPTQ_KEY(output.quantization_config), result, words({"gptq", "mixed_gptq"}), word,
        "How config.json tells layers of different bits apart. gptq: rules in `dynamic`, which GPTQModel and\n"
        "vLLM read; mixed_gptq: OneComp's list of every layer's bits."},

@@ -61,7 +61,8 @@ std::vector<Key> quantization_keys() {
        "Each layer's Hessian sees the quantized layers before it in its block. False: a block's Hessians\n"
        "all come from its original weights, which costs a second forward pass."},
       {GPTQ_KEY(quantization.quality), result, words({"fast", "default", "best"}), word,
-       "Sets the defaults of the keys from here to best_of. fast: plain GPTQ with the weighted scale search.\n"
+       "Sets the defaults of the keys from here to best_of. fast: plain GPTQ with the weighted scale "
+       "search.\n"
        "default: also correction_alpha 1. best: also refine_sweeps 3 and rotation hadamard."},
       {GPTQ_KEY(quantization.token_weight), result, words({"none", "residual"}), word,
        "What a token counts for in the Hessians of layers that write to the residual stream. residual: the\n"
@@ -75,7 +76,8 @@ std::vector<Key> quantization_keys() {
        "Error-propagation correction (QEP, GPTAQ): weights are moved so far towards those that make up for\n"
        "the errors of the layers before. Costs a second, full-precision forward pass; 0: none."},
       {GPTQ_KEY(quantization.correction_target), result, words({"output", "residual"}), word,
-       "What corrected layers aim at. residual: layers that write to the residual stream (o_proj, down_proj)\n"
+       "What corrected layers aim at. residual: layers that write to the residual stream (o_proj, "
+       "down_proj)\n"
        "aim at the full-precision stream behind them, and so make up for all that the layers before could\n"
        "not; the others are not corrected. output: every layer aims at what its weights make of the\n"
        "full-precision model's input (QEP, GPTAQ)."},

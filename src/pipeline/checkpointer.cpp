@@ -130,8 +130,8 @@ void Checkpointer::Snapshot::take_activations(const SafePoint& point) {
   take_samples(activations);
   take_stream(activations, point.x_width, hidden, x, state.hidden, state.x);
   if (point.reference != nullptr) {
-    take_stream(*point.reference, point.reference_x_width, reference_hidden, reference_x, state.reference_hidden,
-                state.reference_x);
+    take_stream(*point.reference, point.reference_x_width, reference_hidden, reference_x,
+                state.reference_hidden, state.reference_x);
   }
   if (point.held_out != nullptr) take_hidden(*point.held_out, held_out, state.held_out_hidden);
   if (point.hidden_before != nullptr) {

@@ -50,8 +50,7 @@ SolvedStage HeadQuantizer::run(Activations* quantized, Activations* reference) {
   input.maximum = normalize(*quantized);
   if (reference != nullptr) {
     input.reference_maximum = normalize(*reference);
-    input.corrected =
-        tools_.recipe.corrects(name) && tools_.recipe.section().correction_target == "output";
+    input.corrected = tools_.recipe.corrects(name) && tools_.recipe.section().correction_target == "output";
   }
   // No safe point in here: a job that is stopped now begins with the head again.
   const StageSums sums =

@@ -231,7 +231,8 @@ BlockStart restore(const CheckpointDirectory& directory, const CheckpointManifes
       read_block_input(file, entry, *activations, start);
     }
     if (streams.reference != nullptr)
-      read_stream(file, entry, "reference_hidden", "reference_x", has_x ? widths.reference : 0, *streams.reference);
+      read_stream(file, entry, "reference_hidden", "reference_x", has_x ? widths.reference : 0,
+                  *streams.reference);
     if (streams.held_out != nullptr) {
       require_held_out(file, directory.path() / entry.name);
       read_stream(file, entry, "held_out_hidden", "", 0, *streams.held_out);

@@ -153,8 +153,7 @@ StageSums StageSummer::start(StageInput& input, PartialSum& before) {
   if (!before.panels.empty()) {
     GPTQ_EXPECT(before.panels.size() == sums.hessian.count() && before.cross.size() == sums.cross.count());
     backend_.upload(sums.hessian.values(), before.panels.data(), sums.hessian.panels.size());
-    if (sums.cross.rows > 0)
-      backend_.upload(sums.cross.values(), before.cross.data(), sums.cross.sum.size());
+    if (sums.cross.rows > 0) backend_.upload(sums.cross.values(), before.cross.data(), sums.cross.sum.size());
     before.panels = {};
     before.cross = {};
   }

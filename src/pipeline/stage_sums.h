@@ -22,7 +22,7 @@ struct StageInput {
   Activations& activations;
   Activations* reference;  ///< the same chunks in the full-precision stream; null: there is none
   std::int64_t width;
-  bool weighted = false;  ///< a row counts by the inverse square of the residual stream (token_weight)
+  bool weighted = false;   ///< a row counts by the inverse square of the residual stream (token_weight)
   bool corrected = false;  ///< C is needed
   /// residual: the reference has passed the group's layer already.
   CorrectionTarget target = CorrectionTarget::output;

@@ -14,11 +14,11 @@ struct StageFactor {
   SolveColumns columns;
   DeviceBuffer r;  ///< (n, n) row-major upper triangular floats in the backend's memory, rows and columns in
                    ///< visiting order; empty: RTN
-  DeviceBuffer hessian;            ///< (n, n) H itself, undamped, for refinement; empty: not asked for
-  DeviceBuffer cross;              ///< C for the correction, (n, n) in visiting order, or towards the residual
-                                   ///< stream (rows, n) in the original order; empty: there is none
-  double damping = 0;              ///< λ added to the diagonal
-  double damp_percent = 0;         ///< the fraction that was needed
+  DeviceBuffer hessian;     ///< (n, n) H itself, undamped, for refinement; empty: not asked for
+  DeviceBuffer cross;       ///< C for the correction, (n, n) in visiting order, or towards the residual
+                            ///< stream (rows, n) in the original order; empty: there is none
+  double damping = 0;       ///< λ added to the diagonal
+  double damp_percent = 0;  ///< the fraction that was needed
   std::int64_t damping_steps = 0;  ///< increases after the first try failed
   bool fallback = false;           ///< no damping helped: these layers are rounded to nearest
 

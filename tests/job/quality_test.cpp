@@ -18,8 +18,8 @@ class Quality : public JobTest {
 };
 
 const std::vector<std::string> kEverything{
-    "--set", "quantization.quality=best",        "--set", "quantization.token_weight=residual",
-    "--set", "calibration.held_out=0.2",         "--set", "quantization.best_of=[damp_percent=0.01]"};
+    "--set", "quantization.quality=best", "--set", "quantization.token_weight=residual",
+    "--set", "calibration.held_out=0.2",  "--set", "quantization.best_of=[damp_percent=0.01]"};
 
 TEST_F(Quality, SameBytesForAnyRanksAndThreads) {
   for (const std::string dtype : {"fp32", "bf16"}) {
@@ -44,14 +44,9 @@ TEST_F(Quality, SameBytesForAnyRanksTowardsOutputs) {
 
 TEST_F(Quality, AimingAtTheResidualStreamLowersTheHeldOutError) {
   const auto error_of = [&](const std::string& target) {
-    const std::vector<std::string> options{"--set",
-                                           "calibration.held_out=0.3",
-                                           "--set",
-                                           "quantization.bits=3",
-                                           "--set",
-                                           "quantization.quality=default",
-                                           "--set",
-                                           "quantization.correction_target=" + target};
+    const std::vector<std::string> options{
+        "--set", "calibration.held_out=0.3",     "--set", "quantization.bits=3",
+        "--set", "quantization.quality=default", "--set", "quantization.correction_target=" + target};
     EXPECT_FALSE(hashes_of_run(target, 1, 1, options).empty());
     return report(target)["held_out"]["relative_error"].get<double>();
   };
