@@ -63,7 +63,9 @@ std::vector<Key> quantization_keys() {
       {GPTQ_KEY(quantization.quality), result, words({"fast", "default", "best"}), word,
        "Sets the defaults of the keys from here to best_of. fast: plain GPTQ with the weighted scale "
        "search.\n"
-       "default: also correction_alpha 1. best: also refine_sweeps 3 and rotation hadamard."},
+       "default: also correction_alpha 1, in less than twice the time. best: also refine_sweeps 3 and "
+       "rotation\n"
+       "hadamard."},
       {GPTQ_KEY(quantization.token_weight), result, words({"none", "residual"}), word,
        "What a token counts for in the Hessians of layers that write to the residual stream. residual: the\n"
        "inverse square of the stream's size there, since the next norm divides by it."},

@@ -1,4 +1,5 @@
 // The table of keys, and what is made from it: to_yaml, result_keys, configs/reference.yaml.
+#include "config/consistency.h"
 #include "config/job_schema.h"
 
 #include <gmock/gmock.h>
