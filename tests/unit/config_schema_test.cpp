@@ -1,5 +1,4 @@
 // The table of keys, and what is made from it: to_yaml, result_keys, configs/reference.yaml.
-#include "config/consistency.h"
 #include "config/job_schema.h"
 
 #include <gmock/gmock.h>
@@ -9,6 +8,7 @@
 #include <fstream>
 #include <set>
 
+#include "config/consistency.h"
 #include "config/key_value.h"
 #include "config/requirements.h"
 #include "unit/config_support.h"
