@@ -62,6 +62,10 @@ void keep_freed_memory() {
   mallopt(M_ARENA_MAX, 1);
 }
 
+void give_back_freed_memory() {
+  malloc_trim(0);
+}
+
 std::string host_name() {
   char name[256] = {};
   gethostname(name, sizeof(name) - 1);

@@ -12,6 +12,8 @@ std::string host_name();
 double seconds_since_process_start();
 /// Makes malloc keep freed memory for reuse; first thing in main, before any other thread exists.
 void keep_freed_memory();
+/// Gives back what malloc has kept until now: before tables so large that none of it suffices for them.
+void give_back_freed_memory();
 int available_cores();  ///< cores this process may run on (respects affinity)
 
 }  // namespace gptq

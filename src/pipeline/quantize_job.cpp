@@ -257,6 +257,7 @@ class QuantizeJob {
   void measure_held_out() {
     Activations* const reference = streams_ ? streams_->held_out_reference() : nullptr;
     if (reference == nullptr) return;
+    give_back_freed_memory();  // the heads come instead of what blocks needed
     report_.held_out = EndToEnd(*inputs_.model, inputs_.calibration, *compute_.backend, comm_,
                                 streams_->quantized(), *reference, phases_)
                            .measure(head_ ? &*head_ : nullptr);
