@@ -13,7 +13,7 @@ step_make_model() {
   cat >"$WORK/job.yaml" <<JOB
 model: {path: $MODEL}
 calibration: {path: $WORK/calibration.h5, chunk_tokens: $((tokens * 4))}
-quantization: {bits: 4, group_size: 32}
+quantization: {bits: 4, group_size: 32, quality: fast}
 output: {path: $WORK/unused}
 eval: {data: [$WORK/eval.h5]}
 log: {progress: none}

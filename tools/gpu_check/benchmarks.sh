@@ -18,7 +18,7 @@ step_make_llama() {
   cat >"$WORK/llama.yaml" <<JOB
 model: {path: $LLAMA}
 calibration: {path: $WORK/llama.h5}
-quantization: {bits: 4, group_size: $(if $REHEARSAL; then echo 32; else echo 128; fi)}
+quantization: {bits: 4, group_size: $(if $REHEARSAL; then echo 32; else echo 128; fi), quality: fast}
 compute: {backend: cuda}
 output: {path: $WORK/llama-out}
 JOB
