@@ -34,7 +34,7 @@ print(json.dumps({"python": sys.version.split()[0], **found}))
 
 def package_versions(python):
     """Versions of what a peer's environment holds, without importing any of it."""
-    done = subprocess.run([str(python), "-c", LIST_VERSIONS, *PACKAGES], capture_output=True, text=True, check=True)
+    done = subprocess.run([str(python), "-I", "-c", LIST_VERSIONS, *PACKAGES], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 
