@@ -8,9 +8,8 @@ namespace {
 
 /// One block a row. y may be x.
 template <Activation kActivation, typename T>
-__global__ void __launch_bounds__(256)
-    activate_rows(std::int64_t cols, const T* x, std::int64_t x_stride, T* y, std::int64_t y_stride,
-                  bool aligned) {
+__global__ void __launch_bounds__(256) activate_rows(std::int64_t cols, const T* x, std::int64_t x_stride,
+                                                     T* y, std::int64_t y_stride, bool aligned) {
   const std::int64_t row = blockIdx.x;
   for (std::int64_t c = threadIdx.x * kPack; c < cols; c += blockDim.x * kPack) {
     Pack pack = load_pack(x + row * x_stride, c, cols, aligned);

@@ -37,8 +37,8 @@ void CudaKernels::add_scaled(const Matrix& y, float factor, const Matrix& hidden
 
 void CudaKernels::scale(const Matrix& x, float factor) {
   GPTQ_EXPECT(x.dtype == DType::f32);
-  launch(context_, &combine_row, blocks_for(x.rows, 1), threads_for_row(x.cols), 0, nullptr,
-         std::int64_t{0}, 0.0f, factor, x.row<float>(0), x.stride, x.cols, rows_aligned(x));
+  launch(context_, &combine_row, blocks_for(x.rows, 1), threads_for_row(x.cols), 0, nullptr, std::int64_t{0},
+         0.0f, factor, x.row<float>(0), x.stride, x.cols, rows_aligned(x));
 }
 
 }  // namespace gptq::cuda

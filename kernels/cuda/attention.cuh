@@ -31,7 +31,7 @@ struct AttentionArguments {
   int head_dim;
   int window;  ///< 0: none
   float scale;
-  float softcap;  ///< 0: none
+  float softcap;          ///< 0: none
   const float* key_bias;  ///< of all heads; null: none
   int key_bias_positions;
   int samples;

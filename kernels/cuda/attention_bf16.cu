@@ -203,8 +203,8 @@ __device__ inline void soft_cap(Scores<kDim>& scores, float scale, float cap) {
   }
 }
 
-/// scores = scores·scale + bias of the key; key: position of the tile's first key. Keys behind the sample's end
-/// are masked for all its queries.
+/// scores = scores·scale + bias of the key; key: position of the tile's first key. Keys behind the sample's
+/// end are masked for all its queries.
 template <int kDim>
 __device__ inline void add_bias(Scores<kDim>& scores, float scale, const float* bias, int key, int length) {
   const int column = static_cast<int>(threadIdx.x & 31) % 4 * 2;
@@ -215,8 +215,7 @@ __device__ inline void add_bias(Scores<kDim>& scores, float scale, const float* 
       const int at = key + 8 * n + column + e % 2;
       const float added = at < length ? bias[at] : 0.0f;
 #pragma unroll
-      for (int r = 0; r < Tiling<kDim>::kRowTiles; ++r)
-        scores[r][n][e] = scores[r][n][e] * scale + added;
+      for (int r = 0; r < Tiling<kDim>::kRowTiles; ++r) scores[r][n][e] = scores[r][n][e] * scale + added;
     }
   }
 }

@@ -99,8 +99,8 @@ __device__ inline float row_sum(float x) {
   return x;
 }
 
-/// Caps, biases and masks the scores and turns them into weights, in shared memory. A key that some query sees
-/// lies within the sample, and so within the bias.
+/// Caps, biases and masks the scores and turns them into weights, in shared memory. A key that some query
+/// sees lies within the sample, and so within the bias.
 template <typename T>
 __device__ inline void soften(float (&scores)[kPerThread][kPerThread], const AttentionWork& work,
                               int first_key, const AttentionArguments<T>& arguments, SharedTiles& shared,

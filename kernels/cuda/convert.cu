@@ -7,9 +7,8 @@ namespace {
 
 /// One block a row.
 template <typename From, typename To>
-__global__ void __launch_bounds__(256)
-    convert_row(const From* x, std::int64_t x_stride, To* y, std::int64_t y_stride, std::int64_t cols,
-                bool aligned) {
+__global__ void __launch_bounds__(256) convert_row(const From* x, std::int64_t x_stride, To* y,
+                                                   std::int64_t y_stride, std::int64_t cols, bool aligned) {
   const std::int64_t row = blockIdx.x;
   for (std::int64_t c = threadIdx.x * kPack; c < cols; c += blockDim.x * kPack)
     store_pack(y + row * y_stride, c, cols, aligned, load_pack(x + row * x_stride, c, cols, aligned));

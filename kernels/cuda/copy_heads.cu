@@ -9,9 +9,8 @@ namespace {
 
 /// One block a row, a thread an element at a time.
 template <typename T>
-__global__ void __launch_bounds__(256)
-    copy_row(const T* x, std::int64_t x_stride, HeadPattern from, T* y, std::int64_t y_stride, HeadPattern to,
-             std::int64_t heads) {
+__global__ void __launch_bounds__(256) copy_row(const T* x, std::int64_t x_stride, HeadPattern from, T* y,
+                                                std::int64_t y_stride, HeadPattern to, std::int64_t heads) {
   const T* const source = x + static_cast<std::int64_t>(blockIdx.x) * x_stride + from.first;
   T* const target = y + static_cast<std::int64_t>(blockIdx.x) * y_stride + to.first;
   for (std::int64_t i = threadIdx.x; i < heads * from.dim; i += blockDim.x) {

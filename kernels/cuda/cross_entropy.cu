@@ -113,8 +113,8 @@ void CudaKernels::cross_entropy(const Batch& batch, const Matrix& x, const Linea
     const std::int64_t count = std::min(slice, x.rows - first);
     const Matrix y{logits, DType::f32, count, vocabulary, stride};
     apply_linear(context_, x.rows_from(first, count), own, y, false);
-    launch(context_, &row_losses, blocks_for(count, 1), kThreads, 0, logits, stride, vocabulary,
-           form, device_targets + first, device_losses + first);
+    launch(context_, &row_losses, blocks_for(count, 1), kThreads, 0, logits, stride, vocabulary, form,
+           device_targets + first, device_losses + first);
   }
   context_.download(losses.data(), device_losses, losses.size_bytes());
 }

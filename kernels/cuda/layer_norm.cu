@@ -40,8 +40,7 @@ template <int kTeam, typename In, typename Out>
 __global__ void __launch_bounds__(kThreads)
     center_runs(Runs runs, const In* x, const float* weight, const float* bias, Out* y) {
   __shared__ float parts[kThreads / kWarp];
-  const std::int64_t run =
-      static_cast<std::int64_t>(blockIdx.x) * (kThreads / kTeam) + threadIdx.x / kTeam;
+  const std::int64_t run = static_cast<std::int64_t>(blockIdx.x) * (kThreads / kTeam) + threadIdx.x / kTeam;
   if (run >= runs.count) return;  // whole warps; never where a block is one team
   const std::int64_t row = run / runs.per_row;
   const std::int64_t place = run - row * runs.per_row;

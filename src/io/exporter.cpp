@@ -113,8 +113,8 @@ struct Exporter::State {
     return *writers[found->second];
   }
 
-  /// What the engine holds is what is written; tensors that it does not know, or holds in another shape, come from
-  /// the source's files.
+  /// What the engine holds is what is written; tensors that it does not know, or holds in another shape, come
+  /// from the source's files.
   void write_kept(const std::string& name, const BlockWeights& weights, const std::string& prefix,
                   Sha256& hash) {
     const auto found = weights.tensors.find(name.substr(prefix.size()));

@@ -16,8 +16,8 @@ namespace gptq {
 /// handed out once: about one layer is in memory at a time, and the scales.
 class LayerTensors {
  public:
-  /// prefix: the block's ("model.layers.7."). is_transposed: ordinary weights lie as (in, out) in files. Borrows
-  /// all but the output section.
+  /// prefix: the block's ("model.layers.7."). is_transposed: ordinary weights lie as (in, out) in files.
+  /// Borrows all but the output section.
   LayerTensors(const OutputSection& output, const BlockWeights& weights,
                const std::vector<QuantizedLayer>& layers, const std::string& prefix, bool is_transposed);
 

@@ -91,8 +91,9 @@ ordered_json quantized_names(const ModelWeights& model, const Statements& statem
     for (const StageGroup& group : step.groups) {
       ordered_json of_group = ordered_json::array();
       for (const LinearShape& layer : group.layers) {
-        const bool somewhere = std::any_of(statements.begin(), statements.end(),
-                                           [&](const auto& of_block) { return !of_block.at(layer.name).kept; });
+        const bool somewhere = std::any_of(statements.begin(), statements.end(), [&](const auto& of_block) {
+          return !of_block.at(layer.name).kept;
+        });
         if (somewhere) of_group.push_back(layer.name);
       }
       if (!of_group.empty()) names.push_back(of_group);

@@ -13,7 +13,8 @@ class JsonFields;
 enum class NormKind { rms, layer };  ///< layer: the mean is removed, and there is a bias
 /// Where the norms of attention and MLP stand: before them, before and behind, or behind only.
 enum class NormPlace { before, around, behind };
-/// plain: activation(up) goes into down; gated_fused: gate and up, one behind the other, are one matrix, `up`.
+/// plain: activation(up) goes into down; gated_fused: gate and up, one behind the other, are one matrix,
+/// `up`.
 enum class MlpForm { gated, gated_fused, plain };
 
 /// How config.json spells what every family has; an empty intermediate_size: four times the width, always.
@@ -29,10 +30,10 @@ struct ConfigKeys {
 };
 
 /// One family of decoder models, as data. Adding a family is adding a row to the table in architectures.cpp
-/// (docs/add-an-architecture.md). Module names are inside a block and without ".weight"; {} in a prefix is the
-/// block's number; an empty name: the family has no such module.
+/// (docs/add-an-architecture.md). Module names are inside a block and without ".weight"; {} in a prefix is
+/// the block's number; an empty name: the family has no such module.
 struct Architecture {
-  std::string_view model_type;  ///< config.json's
+  std::string_view model_type = "";  ///< config.json's
   /// Some files of the family leave this away from all names that begin with it.
   std::string_view base_prefix = "";
   std::string_view block_prefix = "model.layers.{}.";
@@ -59,7 +60,8 @@ struct Architecture {
   std::string_view down = "mlp.down_proj";
   std::string_view q_norm = "";  ///< per_head: with {} for the head
   std::string_view k_norm = "";
-  /// Words: tensors that end in one are buffers, no weights. Neither read nor written, as are rotary_emb.inv_freq.
+  /// Words: tensors that end in one are buffers, no weights. Neither read nor written, as are
+  /// rotary_emb.inv_freq.
   std::string_view dropped = "";
 
   NormKind norm = NormKind::rms;
@@ -69,12 +71,12 @@ struct Architecture {
   QkvForm qkv_form = QkvForm::separate;
   MlpForm mlp_form = MlpForm::gated;
   HeadNorm head_norm = HeadNorm::none;
-  float norm_weight_offset = 0;  ///< RMS norm multiplies by weight + offset (Gemma: 1)
+  float norm_weight_offset = 0;      ///< RMS norm multiplies by weight + offset (Gemma: 1)
   std::int64_t position_offset = 0;  ///< row of position_embedding that belongs to a sample's first token
-  bool transposed = false;  ///< weights of linears lie as (in, out) in the files (Conv1D)
-  bool rotates = false;     ///< quantization.rotation is tested for it
+  bool transposed = false;           ///< weights of linears lie as (in, out) in the files (Conv1D)
+  bool rotates = false;              ///< quantization.rotation is tested for it
 
-  ConfigKeys keys;
+  ConfigKeys keys = {};
   bool tie_default = false;
   bool intermediate_default = false;  ///< four times the width where config.json does not say
   std::int64_t head_dim_default = 0;  ///< 0: hidden_size / heads

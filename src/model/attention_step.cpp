@@ -51,7 +51,8 @@ std::shared_ptr<const Norm> AttentionStep::head_norm(Backend& backend, const Mod
   } else {
     parts.push_back(convert(weights.at(name), DType::f32));
   }
-  const std::int64_t features = config.head_norm == HeadNorm::whole ? heads * config.head_dim : config.head_dim;
+  const std::int64_t features =
+      config.head_norm == HeadNorm::whole ? heads * config.head_dim : config.head_dim;
   return std::make_shared<const Norm>(backend, names_.norm, config, names_.norm_weight_offset, features,
                                       joined(parts), nullptr);
 }

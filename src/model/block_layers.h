@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "backend/backend.h"
 #include "model/weights.h"
 
 /// What the parts of a DecoderBlock share. Private to them.

@@ -37,7 +37,7 @@ struct BlockLayout {
   std::vector<TensorShape> norms;  ///< tensors of the block beside its linears; names inside it
 
   std::int64_t groups() const;
-  std::int64_t step_of(std::int64_t group) const;         ///< groups(): one behind the last step
+  std::int64_t step_of(std::int64_t group) const;  ///< groups(): one behind the last step
   std::int64_t first_group(std::int64_t step) const;
   const StageGroup& group(std::int64_t group) const;
   std::int64_t widest_step() const;

@@ -43,8 +43,7 @@ struct DecoderBlock::State {
   std::shared_ptr<const Norm> norm(Backend& backend, const BlockWeights& weights,
                                    std::string_view module) const {
     const std::string name(module);
-    const HostTensor* const bias =
-        names.norm == NormKind::layer ? &weights.at(name + ".bias") : nullptr;
+    const HostTensor* const bias = names.norm == NormKind::layer ? &weights.at(name + ".bias") : nullptr;
     return std::make_shared<const Norm>(backend, names.norm, config, names.norm_weight_offset,
                                         config.hidden_size, weights.at(name + ".weight"), bias);
   }
@@ -100,8 +99,8 @@ struct DecoderBlock::State {
         if (x_next.data != x.data) layers.kernels().convert(x, x_next);
         return;
       default:
-        return write_residual(names.down, mlp_out_norm, batch,
-                              x.cols_from(queries, config.intermediate_size), hidden);
+        return write_residual(names.down, mlp_out_norm, batch, x.cols_from(queries, config.intermediate_size),
+                              hidden);
     }
   }
 };

@@ -10,9 +10,9 @@
 
 namespace gptq {
 
-/// The forward pass of one transformer block, step by step (BlockLayout). The state between two steps is the pair
-/// (hidden, x): the residual stream (rows, hidden) in f32 and the next step's input (rows, step_width) in the
-/// compute type. That pair is all a restart needs.
+/// The forward pass of one transformer block, step by step (BlockLayout). The state between two steps is the
+/// pair (hidden, x): the residual stream (rows, hidden) in f32 and the next step's input (rows, step_width)
+/// in the compute type. That pair is all a restart needs.
 ///
 ///     enter(hidden → x0);  advance(0: x0 → x1);  …  advance(steps - 1: x → hidden)
 ///
@@ -33,9 +33,10 @@ class DecoderBlock {
 
   /// x0 = the first step's input. x0: (rows, step_width(0)).
   void enter(const Batch& batch, const Matrix& hidden, const Matrix& x0);
-  /// Applies the step's layers to x and produces the next step's input; after the last step x_next is unused (pass
-  /// {}). x_next may begin where x does, in whatever shape, or lie apart from it. hidden is updated in place by
-  /// the steps that write to the residual stream.
+  /// Applies the step's layers to x and produces the next step's input; after the last step x_next is unused
+  /// (pass
+  /// {}). x_next may begin where x does, in whatever shape, or lie apart from it. hidden is updated in place
+  /// by the steps that write to the residual stream.
   void advance(std::int64_t step, const Batch& batch, const Matrix& hidden, const Matrix& x,
                const Matrix& x_next);
   /// The present weights of a linear ("self_attn.q_proj").

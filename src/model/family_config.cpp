@@ -34,7 +34,8 @@ std::vector<bool> sliding_blocks(const JsonFields& fields, const ModelConfig& co
     return sliding;
   }
   const nlohmann::ordered_json& types = fields.raw("layer_types");
-  if (!types.is_array() || types.size() != blocks) fields.reject("layer_types", "must name every block's type");
+  if (!types.is_array() || types.size() != blocks)
+    fields.reject("layer_types", "must name every block's type");
   for (std::size_t i = 0; i < blocks; ++i) {
     sliding[i] = types[i] == "sliding_attention";
     if (!sliding[i] && types[i] != "full_attention")
@@ -44,8 +45,7 @@ std::vector<bool> sliding_blocks(const JsonFields& fields, const ModelConfig& co
 }
 
 void set_windows(ModelConfig& config, std::int64_t window, const std::vector<bool>& sliding) {
-  for (std::size_t i = 0; i < sliding.size(); ++i)
-    config.attention[i].window = sliding[i] ? window : 0;
+  for (std::size_t i = 0; i < sliding.size(); ++i) config.attention[i].window = sliding[i] ? window : 0;
 }
 
 void set_window(ModelConfig& config, std::int64_t window) {
@@ -127,10 +127,9 @@ void read_gemma3(const JsonFields& fields, ModelConfig& config) {
   const bool by_type = fields.has("rope_parameters");
   const float theta = fields.positive_number("rope_theta", 1000000);
   const float local = fields.positive_number("rope_local_base_freq", 10000);
-  config.ropes = {
-      read_rope(fields, by_type ? modern.child("full_attention") : fields.child("rope_scaling"), architecture,
-                config, theta),
-      read_rope(fields, modern.child("sliding_attention"), architecture, config, local)};
+  config.ropes = {read_rope(fields, by_type ? modern.child("full_attention") : fields.child("rope_scaling"),
+                            architecture, config, theta),
+                  read_rope(fields, modern.child("sliding_attention"), architecture, config, local)};
   for (std::size_t i = 0; i < sliding.size(); ++i) config.attention[i].rope = sliding[i] ? 1 : 0;
 }
 

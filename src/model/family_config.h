@@ -3,8 +3,8 @@
 #include "model/json_fields.h"
 #include "model/model_config.h"
 
-/// What config.json says in one family only: the `read` column of the table of architectures. Each is given a config
-/// with everything that families have in common, windows none and positions the first rope's.
+/// What config.json says in one family only: the `read` column of the table of architectures. Each is given a
+/// config with everything that families have in common, windows none and positions the first rope's.
 namespace gptq::family {
 
 void read_llama(const JsonFields& fields, ModelConfig& config);

@@ -10,22 +10,22 @@
 
 namespace gptq {
 
-/// How attention and MLP of a block meet the residual stream. parallel: both read the same norm of it, and are
-/// added to it; parallel_two_norms: the same, each with a norm of its own.
+/// How attention and MLP of a block meet the residual stream. parallel: both read the same norm of it, and
+/// are added to it; parallel_two_norms: the same, each with a norm of its own.
 enum class BlockForm { sequential, parallel, parallel_two_norms };
 /// What tells tokens where they are. learned: rows of a table, added to the embedding; alibi: a bias of the
 /// attention scores.
 enum class Positions { rotary, learned, alibi };
-/// Where the heads of q, k and v lie in the attention's projections. The others are one matrix: side_by_side has
-/// all of q, then all of k, then all of v; by_head each head's q, k, v together; by_group each key head's queries,
-/// its key and its value.
+/// Where the heads of q, k and v lie in the attention's projections. The others are one matrix: side_by_side
+/// has all of q, then all of k, then all of v; by_head each head's q, k, v together; by_group each key head's
+/// queries, its key and its value.
 enum class QkvForm { separate, side_by_side, by_head, by_group };
-/// Norms of q and k. shared: each head with the same weights (head_dim); whole: all heads at once; per_head: each
-/// head with weights of its own.
+/// Norms of q and k. shared: each head with the same weights (head_dim); whole: all heads at once; per_head:
+/// each head with weights of its own.
 enum class HeadNorm { none, shared, whole, per_head };
 
-/// config.json of a Hugging Face model, reduced to what the forward needs. Names are that file's own, as Llama
-/// spells them.
+/// config.json of a Hugging Face model, reduced to what the forward needs. Names are that file's own, as
+/// Llama spells them.
 struct ModelConfig {
   std::string model_type;
   std::int64_t hidden_size = 0;
@@ -49,11 +49,11 @@ struct ModelConfig {
   QkvForm qkv_form = QkvForm::separate;
   HeadNorm head_norm = HeadNorm::none;
 
-  float embedding_scale = 1;       ///< of the embedding's rows
-  float residual_scale = 1;        ///< of what attention and MLP add to the residual stream
-  LogitForm logits;                ///< of what the head makes
-  float attention_softcap = 0;     ///< 0: none
-  bool alibi_before_scale = false; ///< Falcon adds the bias to raw scores, and rounds it to bf16
+  float embedding_scale = 1;        ///< of the embedding's rows
+  float residual_scale = 1;         ///< of what attention and MLP add to the residual stream
+  LogitForm logits;                 ///< of what the head makes
+  float attention_softcap = 0;      ///< 0: none
+  bool alibi_before_scale = false;  ///< Falcon adds the bias to raw scores, and rounds it to bf16
 
   /// What differs from block to block.
   struct BlockAttention {
@@ -64,8 +64,8 @@ struct ModelConfig {
   std::vector<BlockAttention> attention;  ///< num_hidden_layers
 
   struct Rope {
-    std::string type = "default";  ///< default | linear | dynamic (= default up to the trained length) | llama3 |
-                                   ///< yarn | longrope (its short form: up to the trained length)
+    std::string type = "default";  ///< default | linear | dynamic (= default up to the trained length) |
+                                   ///< llama3 | yarn | longrope (its short form: up to the trained length)
     float theta = 10000;
     float factor = 1;
     float low_freq_factor = 1;

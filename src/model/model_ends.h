@@ -8,15 +8,15 @@
 
 namespace gptq {
 
-/// What comes before a model's first block: embedding, its factor, learned positions and a norm, as far as the
-/// family has them.
+/// What comes before a model's first block: embedding, its factor, learned positions and a norm, as far as
+/// the family has them.
 class TokenEmbedding {
  public:
   /// Borrows the backend and, where it computes in host memory, nothing else: it keeps the tables.
   TokenEmbedding(Backend& backend, const ModelWeights& model);
 
-  /// ids: of the batch's rows; hidden: (rows, hidden) f32. Throws InputError where a sample has more tokens than
-  /// the model has learned positions.
+  /// ids: of the batch's rows; hidden: (rows, hidden) f32. Throws InputError where a sample has more tokens
+  /// than the model has learned positions.
   void run(const Batch& batch, std::span<const std::int32_t> ids, const Matrix& hidden) const;
 
  private:

@@ -70,8 +70,7 @@ std::vector<double> token_losses(Backend& backend, const ModelWeights& model, co
       targets[static_cast<std::size_t>(batch.offsets[s + 1] - 1)] = -1;
   }
   std::vector<double> losses(ids.size());
-  backend.kernels().cross_entropy(batch, states.matrix(), *head, targets, losses,
-                                  model.config().logits);
+  backend.kernels().cross_entropy(batch, states.matrix(), *head, targets, losses, model.config().logits);
   return losses;
 }
 

@@ -14,8 +14,8 @@ class Norm {
  public:
   /// features: of a run that is normalised at once. weight: (features), the same for all runs, or more, one
   /// behind the other; bias: of its size, or null.
-  Norm(Backend& backend, NormKind kind, const ModelConfig& config, float weight_offset,
-       std::int64_t features, const HostTensor& weight, const HostTensor* bias);
+  Norm(Backend& backend, NormKind kind, const ModelConfig& config, float weight_offset, std::int64_t features,
+       const HostTensor& weight, const HostTensor* bias);
 
   /// Each run of x's columns; y may be x.
   void apply(Kernels& kernels, const Matrix& x, const Matrix& y) const;

@@ -7,12 +7,13 @@
 
 namespace gptq {
 
-/// ALiBi (arXiv 2108.12409): what is added to the scores of a key at each position, (heads, positions). Head h of
-/// 2^n has the slope 2^(-8(h+1)/2^n); beyond a power of two, heads have every other slope of twice as many.
+/// ALiBi (arXiv 2108.12409): what is added to the scores of a key at each position, (heads, positions). Head
+/// h of 2^n has the slope 2^(-8(h+1)/2^n); beyond a power of two, heads have every other slope of twice as
+/// many.
 std::vector<float> alibi_bias(const ModelConfig& config, std::int64_t positions);
 
-/// What tells the tokens of a block's attention where they are, in a backend's memory: one rotary table for each
-/// of the model's ropes, or ALiBi's bias.
+/// What tells the tokens of a block's attention where they are, in a backend's memory: one rotary table for
+/// each of the model's ropes, or ALiBi's bias.
 class DevicePositions {
  public:
   DevicePositions() = default;

@@ -33,8 +33,8 @@ void read_llama3(const JsonFields& rope, Rope& result) {
   }
 }
 
-/// Its factors say by what each frequency is divided; the model is as many times longer than it was trained as its
-/// lengths say.
+/// Its factors say by what each frequency is divided; the model is as many times longer than it was trained
+/// as its lengths say.
 void read_longrope(const JsonFields& rope, const ModelConfig& config, Rope& result) {
   const nlohmann::ordered_json& factors = rope.raw("short_factor");
   if (!factors.is_array()) rope.reject("short_factor", "must be a list of numbers");
@@ -81,7 +81,8 @@ Rope read_rope(const JsonFields& fields, const JsonFields& rope, const Architect
   return result;
 }
 
-// transformers 4: rope_theta beside rope_scaling {rope_type or type, …}; transformers 5: rope_parameters with both.
+// transformers 4: rope_theta beside rope_scaling {rope_type or type, …}; transformers 5: rope_parameters with
+// both.
 Rope read_rope(const JsonFields& fields, const Architecture& architecture, const ModelConfig& config) {
   const JsonFields rope = fields.child(fields.has("rope_parameters") ? "rope_parameters" : "rope_scaling");
   const std::string theta(fields.has("rotary_emb_base") ? "rotary_emb_base" : "rope_theta");

@@ -23,8 +23,8 @@ struct BlockWeights {
   const HostTensor& at(const std::string& name) const;  ///< throws InputError naming block and tensor
 };
 
-/// The family's row with names as these files spell them: some leave the base prefix away, or have another name for
-/// the head.
+/// The family's row with names as these files spell them: some leave the base prefix away, or have another
+/// name for the head.
 Architecture architecture_in(const SafetensorsReader& files, const ModelConfig& config);
 
 /// A linear's weight (rows, cols) in host memory with rows and columns exchanged.

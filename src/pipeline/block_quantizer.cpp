@@ -49,12 +49,13 @@ struct BlockQuantizer::Passage {
   }
 
   Activations* reference_activations() const { return reference ? &reference->activations() : nullptr; }
-  /// The streams come to these steps; behind the last one, the reference has passed the block. enters: the first
-  /// step's input is not there yet.
+  /// The streams come to these steps; behind the last one, the reference has passed the block. enters: the
+  /// first step's input is not there yet.
   void begin(std::int64_t step, std::int64_t of_reference, bool enters) {
     maximum = enters ? quantized.enter() : quantized.column_maximum(step);
     if (!reference || of_reference == quantized.block().steps()) return;
-    reference_maximum = enters && of_reference == 0 ? reference->enter() : reference->column_maximum(of_reference);
+    reference_maximum =
+        enters && of_reference == 0 ? reference->enter() : reference->column_maximum(of_reference);
   }
   void advance_reference(std::int64_t step) {
     if (reference) reference_maximum = reference->advance(step);

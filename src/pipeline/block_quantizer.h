@@ -11,17 +11,18 @@
 
 namespace gptq {
 
-/// What the correction aims at in the groups of a step; nothing: it leaves them alone. correction_target residual is
-/// for layers that write to the residual stream. Where a norm or a factor stands between, they aim at their own
-/// output instead.
+/// What the correction aims at in the groups of a step; nothing: it leaves them alone. correction_target
+/// residual is for layers that write to the residual stream. Where a norm or a factor stands between, they
+/// aim at their own output instead.
 std::optional<CorrectionTarget> correction_target_of(const Recipe& recipe, const BlockStep& step);
-/// The step whose input the full-precision stream holds when this one's turn comes: the next one, where the step's
-/// layer aims at the residual stream behind it. And that input's width; 0 behind the last step.
+/// The step whose input the full-precision stream holds when this one's turn comes: the next one, where the
+/// step's layer aims at the residual stream behind it. And that input's width; 0 behind the last step.
 std::int64_t reference_step(const Recipe& recipe, const BlockLayout& layout, std::int64_t step);
 std::int64_t reference_width(const Recipe& recipe, const BlockLayout& layout, std::int64_t step);
 
-/// Takes this rank's samples through one block and quantizes its layers on the way: step by step with quantized
-/// weights in front (true_sequential), or all Hessians from the block's original weights first. A full-precision stream, if there is one, goes beside through the original weights.
+/// Takes this rank's samples through one block and quantizes its layers on the way: step by step with
+/// quantized weights in front (true_sequential), or all Hessians from the block's original weights first. A
+/// full-precision stream, if there is one, goes beside through the original weights.
 class BlockQuantizer {
  public:
   using OnLayers = std::function<void(const std::vector<LayerStatistics>&)>;

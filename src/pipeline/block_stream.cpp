@@ -37,7 +37,8 @@ std::string BlockStream::name_of_group(std::int64_t step, const Matrix& x) const
   const std::vector<BlockStep>& steps = block_.layout().steps;
   for (auto s = static_cast<std::size_t>(step); s < steps.size() && steps[s].width == x.cols; ++s) {
     for (const StageGroup& group : steps[s].groups) {
-      if (!backend_.kernels().all_finite(x.cols_from(group.first_column, group.in_features))) return group.name;
+      if (!backend_.kernels().all_finite(x.cols_from(group.first_column, group.in_features)))
+        return group.name;
     }
   }
   contract_violation("every column belongs to a group", __FILE__, __LINE__);

@@ -6,7 +6,8 @@
 
 namespace gptq {
 
-/// Fills the hidden states with what enters the first block. The embedding tables are in memory only meanwhile.
+/// Fills the hidden states with what enters the first block. The embedding tables are in memory only
+/// meanwhile.
 inline void embed_samples(Backend& backend, const ModelWeights& model, const CalibrationData& data,
                           Activations& activations) {
   if (activations.chunks() == 0) return;

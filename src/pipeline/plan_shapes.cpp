@@ -37,8 +37,8 @@ void add_correction(const StageGroup& group, const BlockStep& step, const JobCon
   shape.cross_rows = shape.aims_at_residual ? shape.outputs : shape.in_features;
 }
 
-/// Outputs of the steps that leave something beside the residual stream (q, k, v, gate, up); fused ones once more
-/// where heads are copied out of them; and what waits for its norm or factor, in f32.
+/// Outputs of the steps that leave something beside the residual stream (q, k, v, gate, up); fused ones once
+/// more where heads are copied out of them; and what waits for its norm or factor, in f32.
 std::int64_t scratch_columns_of(const ModelConfig& config, const BlockLayout& layout) {
   std::int64_t columns = 0;
   for (const BlockStep& step : layout.steps) {
@@ -75,7 +75,8 @@ void add_layer(const LinearShape& layer, const std::string& module, const ModelW
                const JobConfig& job, const Recipe& recipe, DType compute, GroupShape& g, BlockShape& shape) {
   const std::int64_t parameters = layer.in_features * layer.out_features;
   const std::string weight = module + ".weight";
-  const DType dtype = model.files().contains(weight) ? model.files().info(weight).dtype : model.config().dtype;
+  const DType dtype =
+      model.files().contains(weight) ? model.files().info(weight).dtype : model.config().dtype;
   const DType loaded_dtype =
       model.rotation() == nullptr ? dtype : model.rotation()->weight_type(module, dtype);
   const std::int64_t bytes = parameters * static_cast<std::int64_t>(size_of(dtype));

@@ -38,7 +38,7 @@ struct BlockShape {
   std::int64_t widest_biased = 0;     ///< outputs of the widest linear with a bias; 0: none has one
   std::int64_t conversion_bytes = 0;  ///< of weights whose type when loaded is not the compute type
 
-  std::int64_t widest_input = 0;      ///< columns of the widest step's input
+  std::int64_t widest_input = 0;  ///< columns of the widest step's input
   /// Of the compute type, a row: what attention and MLP leave beside the streams on their way.
   std::int64_t scratch_columns = 0;
 

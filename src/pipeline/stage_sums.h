@@ -30,7 +30,7 @@ struct StageInput {
   Matrix of(const Matrix& x) const { return x.cols_from(first_column, width); }  ///< x: of the step
 
   Activations& activations;
-  Activations* reference;  ///< the same chunks in the full-precision stream; null: there is none
+  Activations* reference;         ///< the same chunks in the full-precision stream; null: there is none
   std::int64_t step_width;        ///< columns of x in the activations
   std::int64_t first_column = 0;  ///< the group's are [first_column, first_column + width)
   std::int64_t width;

@@ -21,8 +21,7 @@ class FamilyJob : public Resume {
     fs::create_directories(path("model"));
     for (const char* file : {"config.json", "model.safetensors"})
       fs::copy_file(fixtures() / fixture / file, fs::path(path("model")) / file);
-    std::ofstream(path("model") + "/tokenizer.json")
-        << R"({"version": "1.0", "model": {"type": "dummy"}})";
+    std::ofstream(path("model") + "/tokenizer.json") << R"({"version": "1.0", "model": {"type": "dummy"}})";
     write_calibration(path("calibration.h5"), 8, 24, 80, 1, /*ragged=*/true);
     write_calibration(path("eval.h5"), 4, 30, 80, 2, /*ragged=*/false);
     std::ofstream(job()) << "model: {path: " << path("model") << "}\n"
@@ -55,7 +54,8 @@ TEST_P(EveryFamily, IsQuantizedVerifiedAndEvaluated) {
   ASSERT_FALSE(packed.empty());
   expect_verified("packed");
   EXPECT_EQ(hashes_of_run("on_three", 3, 1, {"--set", "calibration.held_out=0.2"}), packed);
-  hashes_of_run("ordinary", 2, 1, {"--set", "calibration.held_out=0.2", "--set", "output.format=dequantized"});
+  hashes_of_run("ordinary", 2, 1,
+                {"--set", "calibration.held_out=0.2", "--set", "output.format=dequantized"});
   expect_verified("ordinary");
   const double source = loss("model"), quantized = loss("packed");
   EXPECT_NEAR(loss("ordinary"), quantized, 1e-5 * quantized);
@@ -77,9 +77,9 @@ TEST_P(EveryFamily, IsQuantizedVerifiedAndEvaluated) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Fixtures, EveryFamily,
-                         testing::Values("gemma3_text", "gemma2", "phi3", "olmo2", "granite", "smollm3", "opt",
-                                         "gpt2", "gpt_neox", "gpt_neox_sequential", "falcon_7b", "falcon_40b",
-                                         "falcon_rw", "bloom", "stablelm", "stablelm_parallel"),
+                         testing::Values("gemma3_text", "gemma2", "phi3", "olmo2", "granite", "smollm3",
+                                         "opt", "gpt2", "gpt_neox", "gpt_neox_sequential", "falcon_7b",
+                                         "falcon_40b", "falcon_rw", "bloom", "stablelm", "stablelm_parallel"),
                          [](const auto& test) { return std::string(test.param); });
 
 struct FamilyResume {

@@ -45,8 +45,8 @@ TEST_P(LayerNormTest, OfEachHeadInPlace) {
   for (const std::int64_t dim : {16, 24, 80, 130}) {
     for (const bool shared : {true, false}) {
       for (const View view : kViews) {
-        SCOPED_TRACE(testing::Message() << dim << (shared ? " shared" : " each") << " from column "
-                                        << view.columns_before);
+        SCOPED_TRACE(testing::Message()
+                     << dim << (shared ? " shared" : " each") << " from column " << view.columns_before);
         const std::int64_t size = shared ? dim : 3 * dim;
         const HostTensor host = random(9, 3 * dim, 3);
         const TestMatrix x = on_device(host, view);
@@ -110,8 +110,8 @@ TEST_P(CopyHeadsTest, TakesFusedProjectionsApart) {
                                            {{3, 0, 7}, {1, 9, 7}, 4, 10, 36},
                                            {{0, 130, 130}, {130, 260, 130}, 2, 260, 520}}) {
     for (const View view : kViews) {
-      SCOPED_TRACE(testing::Message() << one.heads << " heads of " << one.from.dim << " from column "
-                                      << view.columns_before);
+      SCOPED_TRACE(testing::Message()
+                   << one.heads << " heads of " << one.from.dim << " from column " << view.columns_before);
       const HostTensor host = random(37, one.from_width, 1), before = random(37, one.to_width, 2);
       const TestMatrix x = on_device(host, view), y = on_device(before, view);
       kernels().copy_heads(x.matrix(), one.from, y.matrix(), one.to, one.heads);

@@ -155,9 +155,8 @@ Array layer_norm(const Array& x, std::int64_t features, const std::vector<float>
       for (std::int64_t i = 0; i < features; ++i) {
         const auto at = static_cast<std::size_t>(first + i) % weight.size();
         const double shift = bias.empty() ? 0.0 : static_cast<double>(bias[at]);
-        y.at(r, first + i) = (x.at(r, first + i) - mean) / std::sqrt(variance + eps) *
-                                 static_cast<double>(weight[at]) +
-                             shift;
+        y.at(r, first + i) =
+            (x.at(r, first + i) - mean) / std::sqrt(variance + eps) * static_cast<double>(weight[at]) + shift;
       }
     }
   }
@@ -194,7 +193,8 @@ Array attention(const Batch& batch, const AttentionShape& shape, const Array& q,
   for (std::int64_t s = 0; s < batch.samples(); ++s) {
     for (std::int64_t head = 0; head < shape.heads; ++head) {
       const std::int64_t length = batch.offsets[s + 1] - batch.offsets[s];
-      for (std::int64_t p = 0; p < length; ++p) attend(shape, q, k, v, key_bias, batch.offsets[s], p, head, out);
+      for (std::int64_t p = 0; p < length; ++p)
+        attend(shape, q, k, v, key_bias, batch.offsets[s], p, head, out);
     }
   }
   return out;

@@ -33,7 +33,8 @@ double largest_difference(const Array& a, const Array& b);
 Array linear(const Array& x, const Array& weight, const std::vector<float>& bias);  ///< x·Wᵀ + b
 Array rms_norm(const Array& x, const std::vector<float>& weight, double eps,
                double offset);  ///< by weight.size()
-/// Each run of `features` columns centred and scaled; weight, bias: by their size, the same for all runs or not.
+/// Each run of `features` columns centred and scaled; weight, bias: by their size, the same for all runs or
+/// not.
 Array layer_norm(const Array& x, std::int64_t features, const std::vector<float>& weight,
                  const std::vector<float>& bias, double eps);
 Array activation(Activation kind, const Array& x);

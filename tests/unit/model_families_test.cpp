@@ -26,7 +26,8 @@ using testing::HasSubstr;
 
 // ---- quantized forward
 
-/// A layer in 4 bits as make_fixtures.py rounds it: for each 16 columns of a row the scale max/7, codes around 8.
+/// A layer in 4 bits as make_fixtures.py rounds it: for each 16 columns of a row the scale max/7, codes
+/// around 8.
 struct RoundedLayer {
   static constexpr std::int64_t kGroup = 16;
   std::vector<std::uint8_t> codes, zeros;
@@ -63,10 +64,23 @@ struct RoundedLayer {
 
 using Fixture = std::tuple<std::string, const char*>;  // backend, model
 
-const char* const kFixtures[] = {
-    "gemma3_text", "gemma2",   "phi3",       "phi3_long",  "olmo2",     "granite",
-    "smollm3",     "opt",      "gpt2",       "gpt_neox",   "gpt_neox_sequential", "falcon_7b",
-    "falcon_40b",  "falcon_rw", "bloom",     "stablelm",   "stablelm_parallel"};
+const char* const kFixtures[] = {"gemma3_text",
+                                 "gemma2",
+                                 "phi3",
+                                 "phi3_long",
+                                 "olmo2",
+                                 "granite",
+                                 "smollm3",
+                                 "opt",
+                                 "gpt2",
+                                 "gpt_neox",
+                                 "gpt_neox_sequential",
+                                 "falcon_7b",
+                                 "falcon_40b",
+                                 "falcon_rw",
+                                 "bloom",
+                                 "stablelm",
+                                 "stablelm_parallel"};
 
 class QuantizedForward : public testing::TestWithParam<Fixture>, protected test::OnBackend {
  protected:
@@ -212,12 +226,18 @@ TEST(RefusedKeys, AreNamedWithWhatIsWrong) {
   const std::vector<Refusal> refusals = {
       {"gemma3_text", "use_bidirectional_attention", true, "causal"},
       {"gemma2", "use_bidirectional_attention", true, "causal"},
-      {"gemma2", "layer_types", {"full_attention"}, "must name every block's type"},
-      {"gemma2", "layer_types", {"full_attention", "chunked_attention"}, "sliding_attention and full_attention"},
+      {"gemma2", "layer_types", nlohmann::json::array({"full_attention"}), "must name every block's type"},
+      {"gemma2",
+       "layer_types",
+       {"full_attention", "chunked_attention"},
+       "sliding_attention and full_attention"},
       {"gemma2", "query_pre_attn_scalar", 0, "must be > 0"},
-      {"phi3_long", "rope_parameters", {{"rope_type", "longrope"}, {"short_factor", {1.0, -1.0}}}, "numbers > 0"},
+      {"phi3_long",
+       "rope_parameters",
+       {{"rope_type", "longrope"}, {"short_factor", {1.0, -1.0}}},
+       "numbers > 0"},
       {"granite", "logits_scaling", -1.0, "must be > 0"},
-      {"smollm3", "no_rope_layers", {1, 0}, "for every block"},
+      {"smollm3", "no_rope_layers", nlohmann::json::array({1}), "for every block"},
       {"opt", "do_layer_norm_before", false, "350M"},
       {"opt", "word_embed_proj_dim", 16, "350M"},
       {"opt", "_remove_final_layer_norm", true, "final norm"},
@@ -265,9 +285,13 @@ TEST(FamilyKeys, NullIsNotAbsent) {
 }
 
 TEST(FamilyKeys, TheHeadIsTiedByDefaultInSomeFamilies) {
-  for (const auto& [fixture, tied] : std::vector<std::pair<const char*, bool>>{
-           {"gemma2", true}, {"opt", true}, {"bloom", true}, {"falcon_7b", true}, {"phi3", false},
-           {"gpt_neox", false}, {"stablelm", false}}) {
+  for (const auto& [fixture, tied] : std::vector<std::pair<const char*, bool>>{{"gemma2", true},
+                                                                               {"opt", true},
+                                                                               {"bloom", true},
+                                                                               {"falcon_7b", true},
+                                                                               {"phi3", false},
+                                                                               {"gpt_neox", false},
+                                                                               {"stablelm", false}}) {
     const test::TempDirectory directory;
     EditableModel model(fixture);
     model.config.erase("tie_word_embeddings");

@@ -39,10 +39,10 @@ double relative_gap(const Array& a, const Array& b) {
 using Fixture = std::tuple<std::string, const char*>;  // backend, model
 
 const char* const kFixtures[] = {
-    "llama",       "llama3",     "mistral",     "mistral_linear",    "qwen2",       "qwen3",
-    "qwen3_yarn",  "gemma3_text", "gemma2",     "phi3",              "phi3_long",   "olmo2",
-    "granite",     "smollm3",    "opt",         "gpt2",              "gpt_neox",    "gpt_neox_sequential",
-    "falcon_7b",   "falcon_40b", "falcon_rw",   "bloom",             "stablelm",    "stablelm_parallel"};
+    "llama",      "llama3",      "mistral",   "mistral_linear", "qwen2",     "qwen3",
+    "qwen3_yarn", "gemma3_text", "gemma2",    "phi3",           "phi3_long", "olmo2",
+    "granite",    "smollm3",     "opt",       "gpt2",           "gpt_neox",  "gpt_neox_sequential",
+    "falcon_7b",  "falcon_40b",  "falcon_rw", "bloom",          "stablelm",  "stablelm_parallel"};
 
 class LogitsTest : public testing::TestWithParam<Fixture>, protected test::OnBackend {
  protected:
