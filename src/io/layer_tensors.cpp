@@ -80,7 +80,7 @@ HostTensor LayerTensors::dequantized(const QuantizedLayer& layer, const std::str
     throw InputError("{}: a dequantized weight does not fit into the source's fp16; set output.format: gptq",
                      name);
   }
-  return transposed_ ? transposed(weight) : weight;
+  return transposed_ ? transposed(weight) : std::move(weight);
 }
 
 }  // namespace gptq
