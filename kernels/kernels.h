@@ -37,8 +37,8 @@ class LinearWeights {
 
 enum class Activation { silu, gelu_tanh, gelu, relu };
 
-/// Where the heads of attention lie among the columns of a matrix: head h has `dim` columns from first + h·pitch
-/// on.
+/// Where the heads of attention lie among the columns of a matrix: head h has `dim` columns from first +
+/// h·pitch on.
 struct HeadPattern {
   std::int64_t first = 0, pitch = 0, dim = 0;
 };
@@ -59,8 +59,8 @@ struct AttentionShape {
   float scale = 0;          ///< multiplies q·k; usually head_dim^-1/2
   std::int64_t window = 0;  ///< > 0: a token sees itself and the window-1 tokens before it; 0: all before it
   float logit_softcap = 0;  ///< > 0: scores become cap*tanh(score/cap) before the mask
-  /// (heads, key_bias_positions) floats in the backend's memory, added to the scaled (and capped) scores by the
-  /// key's position in its sample (ALiBi); null: none. No sample is longer.
+  /// (heads, key_bias_positions) floats in the backend's memory, added to the scaled (and capped) scores by
+  /// the key's position in its sample (ALiBi); null: none. No sample is longer.
   const float* key_bias = nullptr;
   std::int64_t key_bias_positions = 0;
 };
@@ -237,8 +237,8 @@ class Kernels {
                                 const Matrix& out) = 0;
   /// y = activation(x), element by element; computed in f32. One type and shape; y may be x.
   virtual void activation(Activation kind, const Matrix& x, const Matrix& y) = 0;
-  /// Copies `heads` heads, which x and y may hold in different places; y's other columns stay. Both f32 or both
-  /// bf16, of as many rows; from.dim == to.dim. x and y must not overlap.
+  /// Copies `heads` heads, which x and y may hold in different places; y's other columns stay. Both f32 or
+  /// both bf16, of as many rows; from.dim == to.dim. x and y must not overlap.
   virtual void copy_heads(const Matrix& x, HeadPattern from, const Matrix& y, HeadPattern to,
                           std::int64_t heads) = 0;
   /// y = x, rounded once where y is bf16. Each f32 or bf16, of one shape.
@@ -247,8 +247,8 @@ class Kernels {
   virtual void add_scaled(const Matrix& y, float factor, const Matrix& hidden) = 0;
   /// x *= factor, f32.
   virtual void scale(const Matrix& x, float factor) = 0;
-  /// hidden[r] += table[first + p] for the token at position p of its sample; both f32, of as many columns. No
-  /// sample is longer than table.rows − first.
+  /// hidden[r] += table[first + p] for the token at position p of its sample; both f32, of as many columns.
+  /// No sample is longer than table.rows − first.
   virtual void add_positions(const Batch& batch, const Matrix& table, std::int64_t first,
                              const Matrix& hidden) = 0;
   /// losses[r] = -log softmax(form(x[r]·Wᵀ))[targets[r]] for each row; rows with target < 0 give 0. Host
