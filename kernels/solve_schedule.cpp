@@ -9,11 +9,13 @@ namespace {
 
 constexpr std::int64_t kBatch = SolveOptions::kColumnBatch;
 
+/// An asymmetric fraction stands twice: for either whole number beside the ideal zero.
 std::vector<float> candidates_of(const SolveOptions& options) {
   if (options.search == SolveOptions::Search::minmax) return {1.0f};
   std::vector<float> shrink;
   for (int i = 0; i == 0 || i < options.max_shrink * options.grid; ++i)
-    shrink.push_back(static_cast<float>(1.0 - static_cast<double>(i) / options.grid));
+    shrink.insert(shrink.end(), options.sym ? 1 : 2,
+                  static_cast<float>(1.0 - static_cast<double>(i) / options.grid));
   return shrink;
 }
 
@@ -35,8 +37,8 @@ QuantizedRows make_quantized_rows(std::int64_t rows, const SolveColumns& columns
   result.codes.resize(count * static_cast<std::size_t>(columns.n));
   result.scales.resize(count * static_cast<std::size_t>(columns.groups));
   result.zeros.resize(result.scales.size());
-  for (auto* numbers : {&result.solve_loss, &result.output_error, &result.output_norm, &result.weight_error,
-                        &result.weight_norm})
+  for (auto* numbers : {&result.solve_loss, &result.solve_error, &result.output_error, &result.output_norm,
+                        &result.weight_error, &result.weight_norm})
     numbers->resize(count);
   return result;
 }

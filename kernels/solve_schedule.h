@@ -37,7 +37,8 @@ struct SolveSchedule {
   std::vector<std::int32_t> position;  ///< position[column]: when it is visited
   std::vector<std::int32_t> group;     ///< by position
   std::vector<float> weight;           ///< by position; the largest of each group is 1
-  std::vector<float> shrink;           ///< the search's candidates: fractions of the full range
+  std::vector<float> shrink;  ///< the search's candidates: fractions of the full range; asymmetric ones
+                              ///< twice, with the nearest zero and with the second nearest
   std::vector<std::vector<std::int32_t>>
       group_positions;  ///< of each group, in column order; only without refit
   std::int64_t widest_search =

@@ -17,7 +17,8 @@ static_assert(kSolveTile == SolveOptions::kColumnBatch);
 
 /// The search for one group's scale.
 struct SolveGrid {
-  const float* shrink = nullptr;  ///< (candidates): fractions of the full range to try, best first on ties
+  const float* shrink = nullptr;  ///< (candidates): fractions of the full range to try, best first on ties;
+                                  ///< asymmetric, every second one with the second nearest zero
   int candidates = 1;
   int max_code = 0;
   int sym = 1;

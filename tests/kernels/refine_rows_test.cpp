@@ -25,6 +25,7 @@ void expect_promises(const Stage& stage, const QuantizedRows& before, const Quan
   }
   EXPECT_EQ(after.zeros, before.zeros);
   EXPECT_EQ(after.solve_loss, before.solve_loss);
+  EXPECT_EQ(after.solve_error, before.solve_error);
   EXPECT_EQ(after.output_norm, before.output_norm);
   EXPECT_EQ(after.weight_norm, before.weight_norm);
   for (const std::uint8_t code : after.codes) EXPECT_LE(code, options.max_code());

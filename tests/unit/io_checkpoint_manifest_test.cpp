@@ -83,6 +83,8 @@ TEST_F(CheckpointManifestTest, EverythingComesBackAsItWas) {
   EXPECT_EQ(layer.loss, expected.loss);
   EXPECT_EQ(layer.relative_weight_error, expected.relative_weight_error);
   EXPECT_EQ(layer.relative_output_error, expected.relative_output_error);
+  EXPECT_EQ(layer.refinement_gain, expected.refinement_gain);
+  EXPECT_EQ(layer.raised_rows, expected.raised_rows);
   EXPECT_EQ(layer.seconds, expected.seconds);
 }
 

@@ -16,7 +16,8 @@ struct SearchTask {
   bool sym;
   float norm;           ///< exponent of the error
   long candidates;      ///< >= 1
-  const float* shrink;  ///< (candidates): the fractions of the full range to try, best first on ties
+  const float* shrink;  ///< (candidates): the fractions of the full range to try, best first on ties;
+                        ///< asymmetric, every second one with the second nearest zero
   float* scratch;       ///< search_scratch(candidates) floats
   float* scale;         ///< out (64): representable in f16
   float* zero;          ///< out (64): whole numbers
