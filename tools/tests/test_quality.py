@@ -182,6 +182,12 @@ class ReportTest(unittest.TestCase):
         self.assertIn("| W4 | ours-default | 13.00 beats 14.00 (good-on-a) | 41.00 **does not beat** 40.00 "
                       "(gptqmodel-default) |", text)
 
+    def test_violations_of_refinement_are_counted(self):
+        entry = {"layers": 3, "raised_layers": 1, "raised_rows": 7, "least_gain": -0.01, "mean_gain": 0.1}
+        text = " ".join(quality_report.refinement([result("ours-best", 2, 2, "ours", refinement=entry)]))
+        self.assertIn("raised the loss of 1 layers and 7 rows", text)
+        self.assertEqual(quality_report.refinement([result("ours-fast", 2, 2, "ours")]), [])
+
     def test_failures_and_busy_machines_are_shown(self):
         failed = {"recipe": "peer", "setting": "w4", "system": "llmcompressor", "label": "peer", "bundle": False,
                   "failed": "ValueError: a | b"}
