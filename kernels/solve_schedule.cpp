@@ -9,12 +9,11 @@ namespace {
 
 constexpr std::int64_t kBatch = SolveOptions::kColumnBatch;
 
-/// An asymmetric fraction stands twice: for either whole number beside the ideal zero.
 std::vector<float> candidates_of(const SolveOptions& options) {
   if (options.search == SolveOptions::Search::minmax) return {1.0f};
   std::vector<float> shrink;
   for (int i = 0; i == 0 || i < options.max_shrink * options.grid; ++i)
-    shrink.insert(shrink.end(), options.sym ? 1 : 2,
+    shrink.insert(shrink.end(), judges_two_zeros(options) ? 2 : 1,
                   static_cast<float>(1.0 - static_cast<double>(i) / options.grid));
   return shrink;
 }
@@ -47,6 +46,7 @@ SolveSchedule::SolveSchedule(const SolveColumns& columns_, const SolveOptions& o
     : columns(columns_), options(options_) {
   check(columns, options);
   max_code = options.max_code();
+  two_zeros = judges_two_zeros(options);
   shrink = candidates_of(options);
   find_positions();
   make_weights();

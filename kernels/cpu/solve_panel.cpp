@@ -82,6 +82,7 @@ void PanelSolver::search(const float* values, const float* weight, std::int64_t 
   task.columns = columns;
   task.max_code = plan_.max_code;
   task.sym = plan_.options.sym;
+  task.two_zeros = plan_.two_zeros;
   task.norm = static_cast<float>(plan_.options.norm);
   task.candidates = static_cast<long>(plan_.shrink.size());
   task.shrink = plan_.shrink.data();

@@ -110,7 +110,7 @@ struct SearchLot {
       const int candidate = first + i * step;
       const int last = grid.candidates - 1;
       at[i] = make_grid(grid, range, __ldg(grid.shrink + (candidate < last ? candidate : last)),
-                        candidate % 2 == 1);
+                        grid.two_zeros != 0 && candidate % 2 == 1);
       inverse[i] = 1.0f / at[i].scale;
       low[i] = kNearest - at[i].zero;
       error[i] = 0;

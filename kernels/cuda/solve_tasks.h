@@ -17,12 +17,12 @@ static_assert(kSolveTile == SolveOptions::kColumnBatch);
 
 /// The search for one group's scale.
 struct SolveGrid {
-  const float* shrink = nullptr;  ///< (candidates): fractions of the full range to try, best first on ties;
-                                  ///< asymmetric, every second one with the second nearest zero
+  const float* shrink = nullptr;  ///< (candidates): fractions of the full range to try, best first on ties
   int candidates = 1;
   int max_code = 0;
   int sym = 1;
-  float norm = 2;  ///< exponent of the error
+  int two_zeros = 0;  ///< every second candidate has the second nearest zero
+  float norm = 2;     ///< exponent of the error
 };
 
 /// As SolveSegment; offset counts columns of the batch.

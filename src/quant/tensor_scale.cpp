@@ -157,10 +157,12 @@ TensorScale find_tensor_scale(const Matrix& weight, std::span<const float> colum
   }
   std::vector<Grid> grids;
   const int steps = options.search == SolveOptions::Search::minmax ? 1 : options.grid;
+  // As judges_two_zeros() of the kernels.
+  const bool two_zeros = !options.sym && max_code == 3 && steps > 1;
   for (int i = 0; i < steps && (i == 0 || i < options.max_shrink * steps); ++i) {
     const float p = 1 - static_cast<float>(i) / static_cast<float>(steps);
     grids.push_back(grid_of(range, p, max_code, options.sym, false));
-    if (!options.sym && steps > 1) grids.push_back(grid_of(range, p, max_code, options.sym, true));
+    if (two_zeros) grids.push_back(grid_of(range, p, max_code, options.sym, true));
   }
   std::size_t best = 0;
   if (grids.size() > 1) {

@@ -31,8 +31,7 @@ double value_of(int code, const Scale& scale) {
   return scale.step * (code - scale.zero);
 }
 
-Scale scale_of_range(double low, double high, int max_code, const QuantizationSection& options,
-                     bool second) {
+Scale scale_of_range(double low, double high, int max_code, const QuantizationSection& options, bool second) {
   const double step = as_half((high - low) / max_code);
   if (options.sym) return {step, (max_code + 1) / 2};
   double whole = round_even(-low / step);
@@ -63,7 +62,7 @@ Scale find_scale(const std::vector<double>& values, const std::vector<double>& w
   for (int i = 0; i < options.max_shrink * options.mse_grid; ++i) {
     const double p = 1 - static_cast<double>(i) / options.mse_grid;
     for (const bool second : {false, true}) {
-      if (second && options.sym) continue;
+      if (second && (options.sym || max_code != 3)) continue;
       const Scale scale = scale_of_range(p * low, p * high, max_code, options, second);
       double error = 0;
       for (std::size_t k = 0; k < values.size(); ++k) {

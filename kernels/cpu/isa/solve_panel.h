@@ -14,10 +14,10 @@ struct SearchTask {
   long columns;
   int max_code;  ///< 2^bits - 1
   bool sym;
+  bool two_zeros;       ///< every second candidate has the second nearest zero
   float norm;           ///< exponent of the error
   long candidates;      ///< >= 1
-  const float* shrink;  ///< (candidates): the fractions of the full range to try, best first on ties;
-                        ///< asymmetric, every second one with the second nearest zero
+  const float* shrink;  ///< (candidates): the fractions of the full range to try, best first on ties
   float* scratch;       ///< search_scratch(candidates) floats
   float* scale;         ///< out (64): representable in f16
   float* zero;          ///< out (64): whole numbers

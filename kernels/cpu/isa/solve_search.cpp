@@ -167,7 +167,7 @@ void search(const SearchTask& task) {
   const Grids grids{task.scratch, task.scratch + size, task.scratch + 2 * size, task.scratch + 3 * size};
   for (long i = 0; i < padded; ++i) {
     const long last = task.candidates - 1;
-    make_grid(task, low, high, task.shrink[i < last ? i : last], !task.sym && i % 2 == 1,
+    make_grid(task, low, high, task.shrink[i < last ? i : last], task.two_zeros && i % 2 == 1,
               grids.scale + i * kRows, grids.zero + i * kRows);
   }
   for (long k = 0; k < size; ++k) {
