@@ -48,17 +48,19 @@ def seconds(result):
 def row(result, reference, source):
     if not measured(result):
         reason = result.get("failed") or result.get("evaluation_failed") or "not evaluated yet"
-        return [result["label"], f"fails: {reason}".replace("|", "\\|"), "", "", "", "", "", ""]
+        return [result["label"], f"fails: {reason}".replace("|", "\\|"), "", "", "", "", "", "", ""]
     return [result["label"], *(figure(result[text]) for text in TEXTS), *gaps(result, reference, source),
-            seconds(result), f"{result['peak_pss_bytes'] / 1e9:.2f} GB", f"{result['weight_bytes'] / 1e6:.0f} MB"]
+            seconds(result), f"{result['cpu_seconds']:.0f} s", f"{result['peak_pss_bytes'] / 1e9:.2f} GB",
+            f"{result['weight_bytes'] / 1e6:.0f} MB"]
 
 
 def setting_table(label, rows, source):
     reference = next((row for row in rows if row["recipe"] == REFERENCE and measured(row)), None)
-    first = [source["label"], *(figure(source[text]) for text in TEXTS), "100 %", "100 %", "", "", ""]
+    first = [source["label"], *(figure(source[text]) for text in TEXTS), "100 %", "100 %", "", "", "", ""]
     lines = [f"### {label}", "",
-             "| recipe | perplexity A | perplexity B | gap closed A | gap closed B | time | peak memory | size |",
-             "|---|---:|---:|---:|---:|---:|---:|---:|",
+             "| recipe | perplexity A | perplexity B | gap closed A | gap closed B | time | CPU time | peak memory "
+             "| size |",
+             "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
              f"| {' | '.join(first)} |"]
     return [*lines, *(f"| {' | '.join(row(result, reference, source))} |" for result in rows), ""]
 
@@ -137,7 +139,8 @@ def markdown(document, details=True):
               "calibration, A / B."]
     if details:
         lines += ["Gap closed: the part of the difference between GPTQModel's default and the unquantized model that is",
-                  "gone. Time is that of the whole process; in brackets where other work ran on the machine."]
+                  "gone. Time is that of the whole process, in brackets where other work ran on the machine; CPU time is",
+                  "what all its threads took, and hardly depends on that."]
     return "\n".join(lines) + "\n"
 
 

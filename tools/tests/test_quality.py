@@ -27,7 +27,7 @@ recipes:
 first:
   - [[ours-default], [w3]]
 """
-MEASURED = {"seconds": 10.0, "peak_pss_bytes": 5e8, "weight_bytes": 1e8, "quiet": True}
+MEASURED = {"seconds": 10.0, "cpu_seconds": 20.0, "peak_pss_bytes": 5e8, "weight_bytes": 1e8, "quiet": True}
 
 
 def small_table(text=SMALL_TABLE):
@@ -173,7 +173,7 @@ class ReportTest(unittest.TestCase):
         self.assertAlmostEqual(quality_report.gap_closed(ours, reference, self.SOURCE, "perplexity_a"), 0.8)
         self.assertAlmostEqual(quality_report.gap_closed(ours, reference, self.SOURCE, "perplexity_b"), -0.25)
         text = quality_report.markdown(self.document(reference, ours))
-        self.assertIn("| ours-default | 12.00 | 45.00 | 80 % | -25 % | 10 s | 0.50 GB | 100 MB |", text)
+        self.assertIn("| ours-default | 12.00 | 45.00 | 80 % | -25 % | 10 s | 20 s | 0.50 GB | 100 MB |", text)
 
     def test_the_best_peer_is_found_on_each_text_alone(self):
         text = quality_report.markdown(self.document(
