@@ -293,8 +293,8 @@ class Kernels {
   /// order, from the codes and scales in `rows`; with refit_scales the closed-form best scale of a group,
   /// given its codes and rounded to fp16, goes first. h: expand_hessian() with damping 0. A step that does
   /// not lower the objective is not taken, and a row whose objective ended no lower keeps what it had.
-  /// Updates codes, scales, output_error and weight_error; `solve_loss` and `solve_error` stay those of the
-  /// solve. A row's bits depend on that row alone.
+  /// Updates codes, scales, output_error and weight_error, and measures solve_error as it measures
+  /// output_error; `solve_loss` stays that of the solve. A row's bits depend on that row alone.
   virtual void refine_rows(std::span<const RowsToSolve> parts, const SolveColumns& columns, const float* h,
                            const SolveOptions& options, const RefineOptions& refine,
                            std::span<QuantizedRows> rows) = 0;
