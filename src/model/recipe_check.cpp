@@ -88,11 +88,13 @@ class RecipeChecker {
     const bool residual = section_.correction_target == "residual";
     if (!residual && recipe_.quantizes_head(head()) && recipe_.corrects(head())) return;
     std::vector<std::string> could;
-    for (const StageGroup& group : model_.groups()) {
-      for (const LinearShape& layer : group.layers) {
-        if (residual && !group.adds_to_residual) continue;
-        if (corrects_somewhere(layer.name)) return;
-        could.push_back(layer.name);
+    for (const BlockStep& step : model_.layout(0).steps) {
+      if (residual && !step.writes_residual) continue;
+      for (const StageGroup& group : step.groups) {
+        for (const LinearShape& layer : group.layers) {
+          if (corrects_somewhere(layer.name)) return;
+          could.push_back(layer.name);
+        }
       }
     }
     const std::string what = fmt::format(
