@@ -4,11 +4,22 @@
 #include "comm/communicator.h"
 
 namespace gptq {
+namespace {
 
-void run_on_root(Communicator& comm, const std::function<void()>& action) {
+/// What all ranks of `comm` know of; `speaker` is one of them.
+[[noreturn]] void throw_together(const Communicator& comm, int speaker, ExitCode code,
+                                 const std::string& message) {
+  if (comm.covers_world()) throw CollectiveError(code, message);
+  if (comm.rank() == speaker) throw Error(code, message);
+  throw TeamError(code, message);
+}
+
+}  // namespace
+
+void run_on(Communicator& comm, int root, const std::function<void()>& action) {
   std::string message;
   std::array<std::int64_t, 2> outcome{0, 0};  // exit code, length of the message
-  if (comm.is_root()) {
+  if (comm.rank() == root) {
     try {
       action();
     } catch (const Error& error) {
@@ -23,11 +34,15 @@ void run_on_root(Communicator& comm, const std::function<void()>& action) {
     }
     outcome[1] = static_cast<std::int64_t>(message.size());
   }
-  comm.broadcast(outcome.data(), sizeof(outcome), 0);
+  comm.broadcast(outcome.data(), sizeof(outcome), root);
   if (outcome[0] == 0) return;
   message.resize(static_cast<std::size_t>(outcome[1]));
-  comm.broadcast(message.data(), message.size(), 0);
-  throw CollectiveError(static_cast<ExitCode>(outcome[0]), message);
+  comm.broadcast(message.data(), message.size(), root);
+  throw_together(comm, root, static_cast<ExitCode>(outcome[0]), message);
+}
+
+void run_on_root(Communicator& comm, const std::function<void()>& action) {
+  run_on(comm, 0, action);
 }
 
 void fail_together(Communicator& comm, const std::string& problem) {
@@ -35,7 +50,8 @@ void fail_together(Communicator& comm, const std::string& problem) {
   for (std::size_t rank = 0; rank < problems.size(); ++rank) {
     if (problems[rank].empty()) continue;
     const std::string text(reinterpret_cast<const char*>(problems[rank].data()), problems[rank].size());
-    throw CollectiveError(ExitCode::communication, fmt::format("rank {}: {}", rank, text));
+    throw_together(comm, static_cast<int>(rank), ExitCode::communication,
+                   fmt::format("rank {}: {}", rank, text));
   }
 }
 
