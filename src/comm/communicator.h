@@ -71,6 +71,9 @@ class Communicator {
   virtual std::unique_ptr<Transfer> send(std::span<const std::byte> data, int to, int tag) = 0;
   virtual std::unique_ptr<Transfer> receive(std::span<std::byte> data, int from, int tag) = 0;
   static constexpr int kTags = 16384;
+  /// Waits until `done` says so, which is asked often and may itself move messages from or to `peer`; throws
+  /// like Transfer::wait. Not collective.
+  virtual void wait_for_messages(const char* what, int peer, const std::function<bool()>& done) = 0;
 
   /// Waits for something that goes on among the ranks outside this communicator (NCCL), as a collective of it
   /// waits: answering the others, and throwing CommError with the names of the ranks that hang. `waiting` is

@@ -47,6 +47,7 @@ class MpiCommunicator final : public Communicator {
   std::vector<std::vector<std::byte>> all_to_all(std::span<const std::span<const std::byte>> parts) override;
   std::unique_ptr<Transfer> send(std::span<const std::byte> data, int to, int tag) override;
   std::unique_ptr<Transfer> receive(std::span<std::byte> data, int from, int tag) override;
+  void wait_for_messages(const char* what, int peer, const std::function<bool()>& done) override;
   void wait_outside(const char* operation, const std::function<std::optional<double>()>& waiting) override;
 
  private:

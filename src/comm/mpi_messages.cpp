@@ -163,6 +163,12 @@ std::unique_ptr<Transfer> MpiCommunicator::receive(std::span<std::byte> data, in
                                            pieces_.sent);
 }
 
+void MpiCommunicator::wait_for_messages(const char* what, int peer, const std::function<bool()>& done) {
+  if (done()) return;
+  watch_->enter_message(what, world_ranks_.at(static_cast<std::size_t>(peer)));
+  watch_->wait_for(done);
+}
+
 std::unique_ptr<Transfer> MpiCommunicator::begin_max(std::span<std::int64_t> values) {
   const std::int64_t number = watch_->begin(team_);
   MPI_Request request = MPI_REQUEST_NULL;
