@@ -141,13 +141,13 @@ struct JobConfig {
   QuantizationSection quantization;
   FallbackSection fallback;
   ComputeSection compute;
-  ParallelSection parallel;
   OutputSection output;
   CheckpointSection checkpoint;
   CommSection comm;
   EvalSection eval;
   ReportSection report;
   LogSection log;
+  ParallelSection parallel;
 };
 
 }  // namespace gptq
