@@ -107,7 +107,7 @@ bool RankWatch::is_settled(RollCall& roll) {
 void RankWatch::judge(const RollCall& roll) {
   const Position& late = roll.late.position;
   std::vector<int> missing;
-  bool alive_elsewhere = false;
+  bool alive_elsewhere = late.team <= kMessage;  // who sends or receives may wait for others
   for (std::size_t i = 0; i < roll.ranks.size(); ++i) {
     const std::optional<Position>& answer = roll.answers[i];
     if (!answer) {

@@ -122,10 +122,15 @@ LayerStatistics StageSolver::statistics(const LayerToQuantize& layer, const Quan
 }
 
 OwnRows StageSolver::own_rows(const LayerClass& members, const StageFactor& factor) const {
-  OwnRows own(team_, members.layers);
-  if (!members.section.per_channel)
-    own.give_tensor_scales(team_, members.layers, members.section, factor.columns, backend_.threads());
-  return own;
+  const auto make = [&] {
+    OwnRows own(team_, members.layers);
+    if (!members.section.per_channel)
+      own.give_tensor_scales(team_, members.layers, members.section, factor.columns, backend_.threads());
+    return own;
+  };
+  if (!team_.has_helpers()) return make();
+  const auto scope = phases_.in("reduce");
+  return make();
 }
 
 SolvedStage StageSolver::solve_over_ranks(const LayerClass& members, const StageFactor& factor,
