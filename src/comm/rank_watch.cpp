@@ -11,7 +11,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/log.h"
 #include "base/process.h"
 #include "comm/mpi_check.h"
 #include "comm/watch_tags.h"
@@ -28,6 +27,8 @@ constexpr double kSpinSeconds = 1e-3;
 /// Bytes that move need this process to turn MPI's wheels; a rank that stops in the middle ends the hurry.
 constexpr double kMovingSeconds = 10;
 constexpr double kAttendSeconds = 0.02;
+/// A rank that has not looked for so long was at work, or was not given a core.
+constexpr double kAwaySeconds = 0.1;
 
 /// A rank that waits for long sleeps for longer, so that the cores are free; it never adds more than a
 /// hundredth.
@@ -67,7 +68,8 @@ RankWatch::~RankWatch() {
     if (sent.request != MPI_REQUEST_NULL) MPI_Cancel(&sent.request);
     if (sent.request != MPI_REQUEST_NULL) MPI_Request_free(&sent.request);
   }
-  if (MPI_Comm_free(&comm_) != MPI_SUCCESS) log::warn("an MPI communicator could not be freed");
+  // Its communicator stays until MPI_Finalize: a word to a rank that waits no longer may still be on its way, and
+  // would come to the next communicator that gets the number of this one.
 }
 
 void RankWatch::add_team(TeamId id, std::vector<int> ranks) {
@@ -194,6 +196,8 @@ bool RankWatch::receive(int from, int tag, Position& message, int& sender) {
 }
 
 void RankWatch::look_around() {
+  if (since_attended_.seconds() > kAwaySeconds) looks_since_away_ = 0;
+  ++looks_since_away_;
   since_attended_ = Stopwatch();
   answer_calls();
   hear_verdicts();
@@ -239,7 +243,7 @@ void RankWatch::report_late() {
       send(here(), told, kLate);
     }
     reported_ = true;
-    reported_at_ = waited_;
+    reported_at_ = next_report_;
   }
   if (told == rank_) return;
   const double silent = waited_ - reported_at_;

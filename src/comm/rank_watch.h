@@ -111,7 +111,6 @@ class RankWatch {
     std::vector<int> ranks;
     std::vector<std::optional<Position>> answers;
     Stopwatch asked;
-    int looks_overdue = 0;
   };
 
   /// Waits until `look` returns true; it keeps waited_ up to date.
@@ -167,6 +166,7 @@ class RankWatch {
   std::list<RollCall> roll_calls_;  ///< by this rank
   std::int64_t calls_ = 0;
   Stopwatch since_attended_;
+  std::int64_t looks_since_away_ = 0;
 };
 
 }  // namespace gptq

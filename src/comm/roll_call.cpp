@@ -12,7 +12,7 @@ namespace gptq {
 namespace {
 
 /// A rank that comes back from work has answers lying in MPI's buffers that take a few looks to be seen.
-constexpr int kLooksOverdue = 3;
+constexpr std::int64_t kLooksToSeeThem = 3;
 
 std::string list_of(const std::vector<std::string>& items) {
   std::string text;
@@ -101,7 +101,7 @@ bool RankWatch::is_settled(RollCall& roll) {
     complete = complete && roll.answers[i].has_value();
   }
   if (complete) return true;
-  return roll.asked.seconds() >= answer_time() && ++roll.looks_overdue >= kLooksOverdue;
+  return roll.asked.seconds() >= answer_time() && looks_since_away_ >= kLooksToSeeThem;
 }
 
 void RankWatch::judge(const RollCall& roll) {

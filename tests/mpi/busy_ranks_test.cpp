@@ -58,7 +58,9 @@ TEST(BusyRanks, WhoAttendsIsWaitedFor) {
       EXPECT_EQ(ones[0], comm.size());
       EXPECT_GE(waited.seconds(), kLong - 0.5) << "nobody was busy";
     }
-    if (comm.size() > 1) EXPECT_GE(comm.waited_seconds(), kLong - 0.5);
+    if (comm.size() > 1) {
+      EXPECT_GE(comm.waited_seconds(), kLong - 0.5);
+    }
   }
 }
 
