@@ -27,8 +27,6 @@ constexpr double kSpinSeconds = 1e-3;
 /// Bytes that move need this process to turn MPI's wheels; a rank that stops in the middle ends the hurry.
 constexpr double kMovingSeconds = 10;
 constexpr double kAttendSeconds = 0.02;
-/// A rank that has not looked for so long was at work, or was not given a core.
-constexpr double kAwaySeconds = 0.1;
 
 /// A rank that waits for long sleeps for longer, so that the cores are free; it never adds more than a
 /// hundredth.
@@ -68,8 +66,8 @@ RankWatch::~RankWatch() {
     if (sent.request != MPI_REQUEST_NULL) MPI_Cancel(&sent.request);
     if (sent.request != MPI_REQUEST_NULL) MPI_Request_free(&sent.request);
   }
-  // Its communicator stays until MPI_Finalize: a word to a rank that waits no longer may still be on its way, and
-  // would come to the next communicator that gets the number of this one.
+  // Its communicator stays until MPI_Finalize: a word to a rank that waits no longer may still be on its way,
+  // and would come to the next communicator that gets the number of this one.
 }
 
 void RankWatch::add_team(TeamId id, std::vector<int> ranks) {
@@ -185,52 +183,51 @@ void RankWatch::send(const Position& message, int to, int tag) {
   GPTQ_MPI(MPI_Isend(&sent.message, sizeof(Position), MPI_BYTE, to, tag, comm_, &sent.request));
 }
 
-bool RankWatch::receive(int from, int tag, Position& message, int& sender) {
-  int found = 0;
-  MPI_Status status;
-  GPTQ_MPI(MPI_Iprobe(from, tag, comm_, &found, &status));
-  if (!found) return false;
-  sender = status.MPI_SOURCE;
-  GPTQ_MPI(MPI_Recv(&message, sizeof(Position), MPI_BYTE, sender, tag, comm_, MPI_STATUS_IGNORE));
-  return true;
-}
-
 void RankWatch::look_around() {
-  if (since_attended_.seconds() > kAwaySeconds) looks_since_away_ = 0;
-  ++looks_since_away_;
   since_attended_ = Stopwatch();
-  answer_calls();
-  hear_verdicts();
-  collect_answers();
-  hear_late_ranks();
+  hear_all();
   if (waiting_) report_late();
   start_roll_calls();
   settle_roll_calls();
+}
+
+/// One probe for all kinds of messages: where there are more ranks than cores, MPI gives the core away in
+/// each.
+void RankWatch::hear_all() {
+  while (true) {
+    int found = 0;
+    MPI_Status status;
+    GPTQ_MPI(MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, comm_, &found, &status));
+    if (!found) break;
+    Position message;
+    GPTQ_MPI(MPI_Recv(&message, sizeof(Position), MPI_BYTE, status.MPI_SOURCE, status.MPI_TAG, comm_,
+                      MPI_STATUS_IGNORE));
+    hear(message, status.MPI_SOURCE, status.MPI_TAG);
+  }
+}
+
+void RankWatch::hear(const Position& message, int sender, int tag) {
+  if (tag == kCall) answer(message, sender);
+  if (tag == kHere) note_answer(message, sender);
+  if (tag == kGoOn) go_on(message);
+  if (tag == kLate && teams_.contains(message.team)) late_.push_back({sender, message});
 }
 
 int RankWatch::asks_for(TeamId team) const {
   return team <= kMessage ? rank_ : teams_.at(team).ranks.front();
 }
 
-void RankWatch::answer_calls() {
-  Position call;
-  int sender = 0;
-  while (receive(MPI_ANY_SOURCE, kCall, call, sender)) {
-    Position answer = here();
-    answer.call = call.call;
-    send(answer, sender, kHere);
-    if (waiting_ && sender == asks_for(position_.team)) called_ = true;
-  }
+void RankWatch::answer(const Position& call, int sender) {
+  Position answer = here();
+  answer.call = call.call;
+  send(answer, sender, kHere);
+  if (waiting_ && sender == asks_for(position_.team)) called_ = true;
 }
 
-void RankWatch::hear_verdicts() {
-  Position told;
-  int sender = 0;
-  while (receive(MPI_ANY_SOURCE, kGoOn, told, sender)) {
-    if (!waiting_ || told.wait != position_.wait) continue;  // this wait is over
-    reported_ = called_ = false;
-    next_report_ = std::max(next_report_, waited_ + timing_.roll_call);
-  }
+void RankWatch::go_on(const Position& told) {
+  if (!waiting_ || told.wait != position_.wait) return;  // that wait is over
+  reported_ = called_ = false;
+  next_report_ = std::max(next_report_, waited_ + timing_.roll_call);
 }
 
 void RankWatch::report_late() {

@@ -119,20 +119,20 @@ class RankWatch {
   void start_over();  ///< nobody was told or asked about this wait yet
   Position here() const;
   void send(const Position& message, int to, int tag);
-  bool receive(int from, int tag, Position& message, int& sender);
   void look_around();  ///< answers, reports, calls the roll: whatever is due now
-  void answer_calls();
-  void hear_verdicts();
+  void hear_all();
+  void hear(const Position& message, int sender, int tag);
+  void answer(const Position& call, int sender);
+  void go_on(const Position& told);
   void report_late();
   int asks_for(TeamId team) const;  ///< the rank that calls the roll for waits of this team
   double answer_time() const { return busy_ranks_ ? timing_.timeout : timing_.roll_call; }
 
   // roll_call.cpp
-  void hear_late_ranks();
   void start_roll_calls();
   bool is_covered(const Late& late) const;
   void start_roll_call(const Late& late);
-  void collect_answers();
+  void note_answer(const Position& answer, int sender);
   void settle_roll_calls();
   bool is_settled(RollCall& roll);
   void judge(const RollCall& roll);
@@ -166,7 +166,6 @@ class RankWatch {
   std::list<RollCall> roll_calls_;  ///< by this rank
   std::int64_t calls_ = 0;
   Stopwatch since_attended_;
-  std::int64_t looks_since_away_ = 0;
 };
 
 }  // namespace gptq

@@ -12,7 +12,7 @@ namespace gptq {
 namespace {
 
 /// A rank that comes back from work has answers lying in MPI's buffers that take a few looks to be seen.
-constexpr std::int64_t kLooksToSeeThem = 3;
+constexpr int kLooksToSeeThem = 3;
 
 std::string list_of(const std::vector<std::string>& items) {
   std::string text;
@@ -21,13 +21,6 @@ std::string list_of(const std::vector<std::string>& items) {
 }
 
 }  // namespace
-
-void RankWatch::hear_late_ranks() {
-  Late late;
-  while (receive(MPI_ANY_SOURCE, kLate, late.position, late.rank)) {
-    if (teams_.contains(late.position.team)) late_.push_back(late);
-  }
-}
 
 /// Will a roll call that is under way tell this rank to go on? Not if it was asked in an earlier wait.
 bool RankWatch::is_covered(const Late& late) const {
@@ -68,16 +61,12 @@ void RankWatch::start_roll_call(const Late& late) {
   roll_calls_.push_back(std::move(roll));
 }
 
-void RankWatch::collect_answers() {
-  Position answer;
-  int sender = 0;
-  while (receive(MPI_ANY_SOURCE, kHere, answer, sender)) {
-    for (RollCall& roll : roll_calls_) {
-      if (roll.call != answer.call) continue;
-      const auto found = std::find(roll.ranks.begin(), roll.ranks.end(), sender);
-      if (found != roll.ranks.end())
-        roll.answers[static_cast<std::size_t>(found - roll.ranks.begin())] = answer;
-    }
+void RankWatch::note_answer(const Position& answer, int sender) {
+  for (RollCall& roll : roll_calls_) {
+    if (roll.call != answer.call) continue;
+    const auto found = std::find(roll.ranks.begin(), roll.ranks.end(), sender);
+    if (found != roll.ranks.end())
+      roll.answers[static_cast<std::size_t>(found - roll.ranks.begin())] = answer;
   }
 }
 
@@ -101,7 +90,9 @@ bool RankWatch::is_settled(RollCall& roll) {
     complete = complete && roll.answers[i].has_value();
   }
   if (complete) return true;
-  return roll.asked.seconds() >= answer_time() && looks_since_away_ >= kLooksToSeeThem;
+  if (roll.asked.seconds() < answer_time()) return false;
+  for (int look = 0; look < kLooksToSeeThem; ++look) hear_all();
+  return true;
 }
 
 void RankWatch::judge(const RollCall& roll) {

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "base/clock.h"
 #include "comm/mpi_communicator.h"
@@ -19,10 +20,10 @@ using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
 
-constexpr RankWatch::Timing kQuick{0.6, 0.3, 1.0};
+constexpr RankWatch::Timing kQuick{1.2, 0.5, 1.0};
 /// Longer than it takes to find a rank that does not attend: that is twice the timeout, and grace.
-constexpr double kLong = 3.2;
-constexpr double kFound = 2 * kQuick.timeout + kQuick.grace + 0.6;
+constexpr double kLong = 4;
+constexpr double kFound = 2 * kQuick.timeout + kQuick.grace + 1;
 
 void work_for(double seconds, Communicator& comm, bool attends) {
   const Stopwatch working;
@@ -50,7 +51,8 @@ TEST(BusyRanks, WhoAttendsIsWaitedFor) {
   for (const bool expected : {true, false}) {
     MpiCommunicator comm(MPI_COMM_WORLD, kQuick);
     if (expected) comm.expect_busy_ranks();
-    for (const int busy : {comm.size() - 1, 0}) {
+    for (const int busy :
+         expected ? std::vector<int>{comm.size() - 1, 0} : std::vector<int>{comm.size() - 1}) {
       const Stopwatch waited;
       if (comm.rank() == busy) work_for(kLong, comm, true);
       std::vector<std::int64_t> ones{1};
@@ -58,7 +60,7 @@ TEST(BusyRanks, WhoAttendsIsWaitedFor) {
       EXPECT_EQ(ones[0], comm.size());
       EXPECT_GE(waited.seconds(), kLong - 0.5) << "nobody was busy";
     }
-    if (comm.size() > 1) {
+    if (comm.size() > 1 && (expected || comm.is_root())) {
       EXPECT_GE(comm.waited_seconds(), kLong - 0.5);
     }
   }

@@ -132,8 +132,9 @@ class Walk {
     if (visit.kind == Kind::help) return;
     const Done done{visit.block, visit.kind == Kind::reference ? -1 : visit.recipe};
     EXPECT_TRUE(done_.insert(done).second) << "block " << visit.block << " is visited again";
-    if (visit.kind == Kind::quantize && uses_reference())
+    if (visit.kind == Kind::quantize && uses_reference()) {
       EXPECT_TRUE(done_.contains({visit.block, -1})) << "the reference comes after its user";
+    }
   }
   void check_complete() const {
     std::size_t expected = 0;
