@@ -22,8 +22,7 @@ void Handoff::send(int stream, std::int64_t block, std::size_t chunk, Activation
   if (moves_nothing()) return;
   GPTQ_EXPECT(grid_.holds(block));
   Stream& state = streams_.at(static_cast<std::size_t>(stream));
-  GPTQ_EXPECT(state.into == nullptr || state.arrived == state.into->chunks());
-  state.into = nullptr;
+  GPTQ_EXPECT(state.into == nullptr || state.arrived > chunk);  // later ones may still be on their way here
   state.from = &from;
   state.to_rank = grid_.next_rank(block);
   state.here.resize(from.chunks(), true);
@@ -38,6 +37,7 @@ void Handoff::expect(int stream, std::int64_t block, Activations& into) {
   if (moves_nothing()) return;
   GPTQ_EXPECT(grid_.holds(block));
   Stream& state = streams_.at(static_cast<std::size_t>(stream));
+  GPTQ_EXPECT(state.into == nullptr || state.arrived == state.into->chunks());
   state.into = &into;
   state.from_rank = grid_.previous_rank(block);
   state.next = state.arrived = 0;
