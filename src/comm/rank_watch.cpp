@@ -27,6 +27,8 @@ constexpr double kSpinSeconds = 1e-3;
 /// Bytes that move need this process to turn MPI's wheels; a rank that stops in the middle ends the hurry.
 constexpr double kMovingSeconds = 10;
 constexpr double kAttendSeconds = 0.02;
+/// No more counts of the time between two looks of a rank that waits: it was stopped, or got no core.
+constexpr double kLongestStep = 1;
 
 /// A rank that waits for long sleeps for longer, so that the cores are free; it never adds more than a
 /// hundredth.
@@ -87,11 +89,11 @@ std::int64_t RankWatch::begin(TeamId team) {
 }
 
 void RankWatch::enter(const char* collective, TeamId team, std::int64_t number) {
+  GPTQ_EXPECT(team <= kMessage || teams_.contains(team));  // it must outlive what was begun in it
   position_.team = team;
   position_.number = number;
   ++position_.wait;
   std::snprintf(position_.name, sizeof(position_.name), "%s", collective);
-  entered_ = Stopwatch();
   start_over();
 }
 
@@ -101,8 +103,12 @@ void RankWatch::enter_message(const char* message, int peer) {
 
 void RankWatch::start_over() {
   waited_ = 0;
-  reported_ = called_ = false;
+  reported_ = called_ = left_ = false;
   next_report_ = timing_.timeout;
+}
+
+double RankWatch::fair(double step) const {
+  return std::min(step, std::min(kLongestStep, timing_.timeout / 4));
 }
 
 template <typename Look>
@@ -117,6 +123,7 @@ void RankWatch::wait_until(double busy_seconds, Look&& look) {
       next_look_around = now + kAttendSeconds;
     }
     if (now < kRushSeconds) continue;
+    if (idle_work_) idle_work_();
     if (now < busy_seconds) {
       sched_yield();
     } else {
@@ -137,23 +144,30 @@ void RankWatch::wait(MPI_Request& request, bool moving) {
 
 void RankWatch::wait_for(const std::function<bool()>& done, bool moving) {
   const Stopwatch waiting;
+  double before = 0;
   wait_until(moving ? kMovingSeconds : kSpinSeconds, [&] {
-    waited_ = entered_.seconds();
+    const double now = waiting.seconds();
+    waited_ += fair(now - before);
+    before = now;
     return done();
   });
   if (!moving) waited_before_ += waiting.seconds();
 }
 
 void RankWatch::wait_outside(const std::function<std::optional<double>()>& waiting) {
+  std::optional<double> before;
   wait_until(kSpinSeconds, [&] {
     const std::optional<double> seconds = waiting();
     if (!seconds) return true;
-    if (*seconds < waited_) {  // what it waited for came, and it waits for the next
+    if (before && *seconds < *before) {  // what it waited for came, and it waits for the next
       ++position_.wait;
       start_over();
+      before = 0;
     }
-    waited_before_ += *seconds - waited_;
-    waited_ = *seconds;
+    // It may have begun to wait before this call.
+    waited_ += before ? fair(*seconds - *before) : *seconds;
+    waited_before_ += *seconds - before.value_or(0);
+    before = seconds;
     return false;
   });
 }
@@ -184,6 +198,7 @@ void RankWatch::send(const Position& message, int to, int tag) {
 }
 
 void RankWatch::look_around() {
+  clock_ += std::min(since_attended_.seconds(), answer_time() / 2);
   since_attended_ = Stopwatch();
   hear_all();
   if (waiting_) report_late();
@@ -210,7 +225,16 @@ void RankWatch::hear(const Position& message, int sender, int tag) {
   if (tag == kCall) answer(message, sender);
   if (tag == kHere) note_answer(message, sender);
   if (tag == kGoOn) go_on(message);
-  if (tag == kLate && teams_.contains(message.team)) late_.push_back({sender, message});
+  if (tag == kLate) hear_late(message, sender);
+  if (tag == kLeft) look_elsewhere(message, sender);
+}
+
+/// What a rank said before is stale.
+void RankWatch::hear_late(const Position& late, int sender) {
+  if (!teams_.contains(late.team)) return send(late, sender, kLeft);
+  std::erase_if(late_,
+                [&](const Late& other) { return other.rank == sender && other.position.team == late.team; });
+  late_.push_back({sender, late});
 }
 
 int RankWatch::asks_for(TeamId team) const {
@@ -221,7 +245,9 @@ void RankWatch::answer(const Position& call, int sender) {
   Position answer = here();
   answer.call = call.call;
   send(answer, sender, kHere);
-  if (waiting_ && sender == asks_for(position_.team)) called_ = true;
+  if (!waiting_ || sender != asks_for(position_.team)) return;
+  called_ = true;
+  heard_at_ = waited_;
 }
 
 void RankWatch::go_on(const Position& told) {
@@ -230,24 +256,43 @@ void RankWatch::go_on(const Position& told) {
   next_report_ = std::max(next_report_, waited_ + timing_.roll_call);
 }
 
+/// The rank that was told left the team in peace: this one should have what it waits for very soon.
+void RankWatch::look_elsewhere(const Position& told, int sender) {
+  if (!waiting_ || told.wait != position_.wait || told.team != position_.team) return;
+  if (left_) {
+    throw CommError(
+        "waited {:.1f} s in {}, which {} has left long ago: another of its ranks hangs, or the network lost "
+        "a message; run the same command again",
+        waited_, operation_text(position_), name_of(sender));
+  }
+  left_ = true;
+  reported_ = called_ = false;
+  next_report_ = waited_ + timing_.timeout;
+}
+
+void RankWatch::report_to(int told) {
+  if (told == rank_) {
+    late_.push_back({rank_, here()});
+  } else {
+    send(here(), told, kLate);
+  }
+  next_reminder_ = waited_ + answer_time();
+}
+
 void RankWatch::report_late() {
   if (waited_ < next_report_) return;
   const int told = asks_for(position_.team);
   if (!reported_) {
-    if (told == rank_) {
-      late_.push_back({rank_, here()});
-    } else {
-      send(here(), told, kLate);
-    }
+    report_to(told);
     reported_ = true;
-    reported_at_ = next_report_;
+    heard_at_ = waited_;
   }
   if (told == rank_) return;
-  const double silent = waited_ - reported_at_;
-  if (!called_ && silent >= answer_time() + timing_.grace) throw_missing({told}, here());
+  if (waited_ >= next_reminder_) report_to(told);
+  const double silent = waited_ - heard_at_;
   // It has to hear of it first, and then to wait for answers.
-  const double verdict = busy_ranks_ ? 2 * timing_.timeout : timing_.roll_call;
-  if (!called_ || silent < verdict + timing_.grace) return;
+  if (!called_ && silent >= answer_time() + timing_.grace) throw_missing({told}, here());
+  if (!called_ || silent < longest_roll_call() + timing_.grace) return;
   throw CommError(
       "waited {:.1f} s in {}; {} looked for the ranks that hang, but did not end the job: see what it says",
       waited_, operation_text(position_), name_of(told));

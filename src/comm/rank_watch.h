@@ -9,6 +9,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
@@ -19,13 +20,19 @@ namespace gptq {
 /// hang when one takes too long.
 ///
 /// Ranks answer roll calls on a communicator of their own: where they wait, or that they are busy. Who has
-/// waited for `timeout` in a collective reports to the first rank of that team; it calls the roll of the
-/// team, and whoever does not answer hangs, was stopped, or is busy and does not attend. Who waits for a
-/// message calls the roll of its sender or receiver alone. A rank that is busy but attends is waited for, and
-/// asked again. If the rank that was told is silent itself, those that reported end the job after `grace`.
+/// waited for `timeout` in a collective reports to the first rank of that team, again and again until it is
+/// told to go on; that one calls the roll of the team, and whoever does not answer hangs, was stopped, or is
+/// busy and does not attend. Who waits for a message calls the roll of its sender or receiver alone. Before
+/// anybody is named, the rank that reported must say once more that it waits still: a report may be stale. A
+/// rank that is busy but attends is waited for, and asked again. If the rank that was told is silent itself,
+/// those that reported end the job after `grace`.
 ///
-/// Ranks that wait for each other for ever in one team are found: none has moved between two roll calls.
-/// Those that do so over several teams or messages are not, since each of them answers.
+/// Ranks that wait for each other for ever are found: in one team when all have waited there for `timeout`
+/// and none has moved between two roll calls; over several teams or messages when that is so of all ranks,
+/// twice, a `timeout` apart.
+///
+/// Deadlines count the time in which this process ran: of one that was stopped, or did not get a core, the
+/// time in between counts little, since nobody else may be to blame for it.
 class RankWatch {
  public:
   struct Timing {
@@ -55,8 +62,8 @@ class RankWatch {
 
   /// Counts a collective of the team and returns its number there.
   std::int64_t begin(TeamId team);
-  /// Names what the next calls of `wait` belong to: a collective that begins now, one that was begun, or a
-  /// message from or to `peer`.
+  /// Names what the next calls of `wait` belong to: a collective that begins now, one that was begun (its
+  /// team must still be there) or goes on with another piece, or a message from or to `peer`.
   void enter(const char* collective, TeamId team) { enter(collective, team, begin(team)); }
   void enter(const char* collective, TeamId team, std::int64_t number);
   void enter_message(const char* message, int peer);
@@ -70,9 +77,14 @@ class RankWatch {
   void wait_outside(const std::function<std::optional<double>()>& waiting);
   /// Between two pieces of work: answers as busy, and calls the roll for others. Cheap when called often.
   void attend();
+  /// Done again and again while this rank waits, whatever for; must not wait itself. Empty: nothing.
+  void set_idle_work(std::function<void()> work) { idle_work_ = std::move(work); }
 
-  /// For others, so far; time in which bytes move is not counted.
+  /// For others, so far. Time in which the bytes of a large collective move is not counted; of a message, it
+  /// is.
   double waited_seconds() const { return waited_before_; }
+  /// Once a rank has waited for `timeout`, those that hang are named within so many seconds.
+  double seconds_to_name() const { return longest_roll_call() + timing_.grace; }
 
  private:
   /// Where a rank is; also the message between ranks.
@@ -95,9 +107,9 @@ class RankWatch {
   struct Team {
     std::vector<int> ranks;
     std::int64_t begun = 0;  ///< collectives
-    // Of the last roll call in which all were found waiting in the team:
+    // Of the last roll call in which all were found waiting in the team, for long:
     std::vector<std::int64_t> waits;  ///< of each rank, the number of its wait
-    Stopwatch since;
+    double since = 0;                 ///< by clock_
   };
   /// A rank that waits too long.
   struct Late {
@@ -110,36 +122,57 @@ class RankWatch {
     Late late;
     std::vector<int> ranks;
     std::vector<std::optional<Position>> answers;
-    Stopwatch asked;
+    double asked = 0;         ///< by clock_
+    bool confirming = false;  ///< somebody is missing: the late rank was asked once more
+    bool everyone = false;    ///< of all ranks, whether they wait for each other
   };
 
   /// Waits until `look` returns true; it keeps waited_ up to date.
   template <typename Look>
   void wait_until(double busy_seconds, Look&& look);
-  void start_over();  ///< nobody was told or asked about this wait yet
+  void start_over();               ///< nobody was told or asked about this wait yet
+  double fair(double step) const;  ///< so much of the seconds between two looks counts as waited
   Position here() const;
   void send(const Position& message, int to, int tag);
   void look_around();  ///< answers, reports, calls the roll: whatever is due now
   void hear_all();
   void hear(const Position& message, int sender, int tag);
   void answer(const Position& call, int sender);
+  void hear_late(const Position& late, int sender);
   void go_on(const Position& told);
+  void look_elsewhere(const Position& told, int sender);
   void report_late();
+  void report_to(int told);
   int asks_for(TeamId team) const;  ///< the rank that calls the roll for waits of this team
   double answer_time() const { return busy_ranks_ ? timing_.timeout : timing_.roll_call; }
+  /// Busy ranks hear of a report, and look for answers, only when they attend.
+  double longest_roll_call() const { return busy_ranks_ ? 3 * timing_.timeout : 2 * timing_.roll_call; }
 
   // roll_call.cpp
   void start_roll_calls();
   bool is_covered(const Late& late) const;
   void start_roll_call(const Late& late);
+  void call(RollCall& roll, int rank);
   void note_answer(const Position& answer, int sender);
   void settle_roll_calls();
   bool is_settled(RollCall& roll);
+  static std::size_t reporter(const RollCall& roll);  ///< its place in the roll
+  static bool waits_still(const RollCall& roll);      ///< as far as the late rank said
+  static std::vector<int> missing_ranks(const RollCall& roll);
+  bool must_confirm(const RollCall& roll) const;
+  void confirm(RollCall& roll);
   void judge(const RollCall& roll);
-  void judge_waiting(const RollCall& roll);
   void let_go_on(const RollCall& roll);
   [[noreturn]] void throw_missing(const std::vector<int>& missing, const Position& late) const;
+
+  // standstill.cpp
+  bool all_wait_for_long(const RollCall& roll) const;
+  void judge_team(const RollCall& roll);
+  void ask_everyone();
+  void judge_everyone(const RollCall& roll);
+  [[noreturn]] void throw_standstill(const RollCall& roll) const;
   std::string name_of(int rank) const;
+  std::string names_of(const std::vector<int>& ranks) const;
   static std::string operation_text(const Position& position);
 
   MPI_Comm comm_ = MPI_COMM_NULL;
@@ -153,19 +186,24 @@ class RankWatch {
   std::list<Sent> sent_;  ///< messages on their way; a rank that hangs never takes its own
 
   Position position_;
-  Stopwatch entered_;
   bool waiting_ = false;
-  double waited_ = 0;         ///< seconds for others in this operation, as of the last look
+  double waited_ = 0;         ///< seconds for others in this operation; see the class on deadlines
   double waited_before_ = 0;  ///< in all that were waited for
-  double next_report_ = 0;    ///< seconds of waiting
+  double next_report_ = 0;    ///< by waited_, like the next three
   bool reported_ = false;     ///< as late, and not told yet to go on
-  double reported_at_ = 0;
+  double next_reminder_ = 0;
+  double heard_at_ = 0;  ///< the report, or what came later from the rank that was told
   bool called_ = false;  ///< by the rank that was or would be told, since this rank entered
+  bool left_ = false;    ///< that rank is through with what this one waits for
+  std::function<void()> idle_work_;
 
   std::vector<Late> late_;          ///< ranks that reported and were not looked after
   std::list<RollCall> roll_calls_;  ///< by this rank
   std::int64_t calls_ = 0;
+  double clock_ = 0;  ///< seconds in which this rank looked around
   Stopwatch since_attended_;
+  std::vector<std::int64_t> standstill_;     ///< the waits of all ranks, if all had waited for long
+  std::optional<double> everyone_asked_at_;  ///< by clock_
 };
 
 }  // namespace gptq

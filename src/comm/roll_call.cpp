@@ -14,18 +14,12 @@ namespace {
 /// A rank that comes back from work has answers lying in MPI's buffers that take a few looks to be seen.
 constexpr int kLooksToSeeThem = 3;
 
-std::string list_of(const std::vector<std::string>& items) {
-  std::string text;
-  for (std::size_t i = 0; i < items.size(); ++i) text += (i == 0 ? "" : ", ") + items[i];
-  return text;
-}
-
 }  // namespace
 
 /// Will a roll call that is under way tell this rank to go on? Not if it was asked in an earlier wait.
 bool RankWatch::is_covered(const Late& late) const {
   return std::any_of(roll_calls_.begin(), roll_calls_.end(), [&](const RollCall& roll) {
-    if (roll.late.position.team != late.position.team) return false;
+    if (roll.everyone || roll.late.position.team != late.position.team) return false;
     const auto found = std::find(roll.ranks.begin(), roll.ranks.end(), late.rank);
     if (found == roll.ranks.end()) return false;
     const auto& answer = roll.answers[static_cast<std::size_t>(found - roll.ranks.begin())];
@@ -53,12 +47,15 @@ void RankWatch::start_roll_call(const Late& late) {
   roll.ranks =
       team <= kMessage ? std::vector<int>{rank_, static_cast<int>(kMessage - team)} : teams_.at(team).ranks;
   roll.answers.resize(roll.ranks.size());
-  Position call = here();
-  call.call = roll.call;
-  for (const int rank : roll.ranks) {
-    if (rank != rank_) send(call, rank, kCall);
-  }
+  roll.asked = clock_;
+  for (const int rank : roll.ranks) call(roll, rank);
   roll_calls_.push_back(std::move(roll));
+}
+
+void RankWatch::call(RollCall& roll, int rank) {
+  Position question = here();
+  question.call = roll.call;
+  if (rank != rank_) send(question, rank, kCall);
 }
 
 void RankWatch::note_answer(const Position& answer, int sender) {
@@ -76,9 +73,18 @@ void RankWatch::settle_roll_calls() {
       ++roll;
       continue;
     }
+    if (must_confirm(*roll)) {
+      confirm(*roll);
+      ++roll;
+      continue;
+    }
     const RollCall settled = std::move(*roll);
     roll = roll_calls_.erase(roll);
-    judge(settled);
+    if (settled.everyone) {
+      judge_everyone(settled);
+    } else {
+      judge(settled);
+    }
   }
 }
 
@@ -89,51 +95,60 @@ bool RankWatch::is_settled(RollCall& roll) {
     if (roll.ranks[i] == rank_) roll.answers[i] = here();
     complete = complete && roll.answers[i].has_value();
   }
-  if (complete) return true;
-  if (roll.asked.seconds() < answer_time()) return false;
+  if (complete || (roll.confirming && roll.answers[reporter(roll)])) return true;
+  if (clock_ - roll.asked < (roll.confirming ? timing_.roll_call : answer_time())) return false;
   for (int look = 0; look < kLooksToSeeThem; ++look) hear_all();
   return true;
 }
 
-void RankWatch::judge(const RollCall& roll) {
-  const Position& late = roll.late.position;
-  std::vector<int> missing;
-  bool alive_elsewhere = late.team <= kMessage;  // who sends or receives may wait for others
-  for (std::size_t i = 0; i < roll.ranks.size(); ++i) {
-    const std::optional<Position>& answer = roll.answers[i];
-    if (!answer) {
-      missing.push_back(roll.ranks[i]);
-      continue;
-    }
-    // The rank that was late has what it waited for.
-    if (roll.ranks[i] == roll.late.rank && (answer->team != late.team || answer->wait != late.wait)) return;
-    alive_elsewhere = alive_elsewhere || answer->team != late.team;
-  }
-  if (!missing.empty()) throw_missing(missing, late);
-  if (!alive_elsewhere) judge_waiting(roll);
-  let_go_on(roll);
+std::size_t RankWatch::reporter(const RollCall& roll) {
+  const auto found = std::find(roll.ranks.begin(), roll.ranks.end(), roll.late.rank);
+  GPTQ_EXPECT(found != roll.ranks.end());
+  return static_cast<std::size_t>(found - roll.ranks.begin());
 }
 
-/// All wait for each other: it may still end, unless none has moved since an earlier roll call.
-void RankWatch::judge_waiting(const RollCall& roll) {
-  Team& team = teams_.at(roll.late.position.team);
-  std::vector<std::int64_t> waits;
-  for (const std::optional<Position>& answer : roll.answers) waits.push_back(answer->wait);
-  if (waits != team.waits) {
-    team.waits = std::move(waits);
-    team.since = Stopwatch();
-    return;
-  }
-  if (team.since.seconds() < timing_.roll_call) return;
-  std::vector<std::string> places;
+bool RankWatch::waits_still(const RollCall& roll) {
+  const std::optional<Position>& answer = roll.answers[reporter(roll)];
+  const Position& late = roll.late.position;
+  return answer && answer->team == late.team && answer->wait == late.wait;
+}
+
+std::vector<int> RankWatch::missing_ranks(const RollCall& roll) {
+  std::vector<int> missing;
   for (std::size_t i = 0; i < roll.ranks.size(); ++i) {
-    places.push_back(
-        fmt::format("{} in {} #{}", name_of(roll.ranks[i]), roll.answers[i]->name, roll.answers[i]->number));
+    if (!roll.answers[i]) missing.push_back(roll.ranks[i]);
   }
-  throw CommError(
-      "all ranks have waited for each other for {:.0f} s: {}. If these differ it is a defect of this "
-      "program, else the network lost a message; run the same command again",
-      roll.late.position.seconds, list_of(places));
+  return missing;
+}
+
+/// While the others had time to answer, the late rank may have got what it waited for: they then work, and
+/// are silent for that reason.
+bool RankWatch::must_confirm(const RollCall& roll) const {
+  return !roll.everyone && !roll.confirming && roll.late.rank != rank_ && waits_still(roll) &&
+         !missing_ranks(roll).empty();
+}
+
+void RankWatch::confirm(RollCall& roll) {
+  roll.confirming = true;
+  roll.answers[reporter(roll)].reset();
+  roll.asked = clock_;
+  call(roll, roll.late.rank);
+}
+
+void RankWatch::judge(const RollCall& roll) {
+  // Its report is stale, or it will remind this rank.
+  if (!waits_still(roll)) return;
+  const std::vector<int> missing = missing_ranks(roll);
+  if (!missing.empty()) throw_missing(missing, *roll.answers[reporter(roll)]);
+  const TeamId team = roll.late.position.team;
+  bool busy = false, elsewhere = team <= kMessage;
+  for (const std::optional<Position>& answer : roll.answers) {
+    busy = busy || answer->team == kBusy;
+    elsewhere = elsewhere || answer->team != team;
+  }
+  if (!busy && elsewhere) ask_everyone();
+  if (!elsewhere) judge_team(roll);
+  let_go_on(roll);
 }
 
 void RankWatch::let_go_on(const RollCall& roll) {
@@ -154,20 +169,22 @@ void RankWatch::let_go_on(const RollCall& roll) {
 }
 
 void RankWatch::throw_missing(const std::vector<int>& missing, const Position& late) const {
-  std::vector<std::string> names;
-  for (int rank : missing) names.push_back(name_of(rank));
   throw CommError(
       "{} did not come to {} in {:.1f} s: stopped, hanging, or busy for longer than comm.timeout. Look at "
-      "the "
-      "process there (`ps -o stat,wchan,time -p PID`), leave out its node if it is broken, raise "
-      "comm.timeout "
-      "if it was only slow, and run the same command again",
-      list_of(names), operation_text(late), late.seconds);
+      "the process there (`ps -o stat,wchan,time -p PID`), leave out its node if it is broken, raise "
+      "comm.timeout if it was only slow, and run the same command again",
+      names_of(missing), operation_text(late), late.seconds);
 }
 
 std::string RankWatch::operation_text(const Position& position) {
   if (position.number == 0) return fmt::format("a message ({})", position.name);
   return fmt::format("collective operation #{} ({})", position.number, position.name);
+}
+
+std::string RankWatch::names_of(const std::vector<int>& ranks) const {
+  std::string text;
+  for (const int rank : ranks) text += (text.empty() ? "" : ", ") + name_of(rank);
+  return text;
 }
 
 std::string RankWatch::name_of(int rank) const {

@@ -4,12 +4,12 @@
 
 namespace gptq {
 
-/// Messages among RankWatches.
-enum WatchTag : int { kLate = 1, kCall, kHere, kGoOn };
+/// Messages among RankWatches: I am late; where are you; here; go on waiting; I have left that team.
+enum WatchTag : int { kLate = 1, kCall, kHere, kGoOn, kLeft };
 
 /// In the place of a team: the rank does not wait.
 inline constexpr RankWatch::TeamId kBusy = -1;
-/// A wait for a message of rank r has the team kMessage - r: no two ranks are in one such team.
+/// In the place of a team: the rank waits for a message from or to rank kMessage - team.
 inline constexpr RankWatch::TeamId kMessage = -2;
 
 }  // namespace gptq
