@@ -32,6 +32,8 @@ class Communicator {
   virtual int size() const = 0;
   bool is_root() const { return rank() == 0; }
   virtual bool covers_world() const = 0;  ///< are all ranks of the program in it? Not collective
+  /// The number that users know a rank by: that among all ranks of the program. Not collective.
+  virtual int world_rank(int rank) const = 0;
 
   /// How long a rank waits for the others, on every rank the same; for all communicators split from this one
   /// as well. Not collective itself. After that CommError names the ranks that hang.
@@ -43,11 +45,18 @@ class Communicator {
   /// For a rank that computes for long: tells those that ask that it is busy. Cheap, often called, not
   /// collective. Throws CommError where it finds, on behalf of others, that a rank hangs.
   virtual void attend() = 0;
-  /// How long this rank has waited for others so far, on any communicator; time in which bytes move does not
-  /// count. Not collective.
+  /// How long this rank has waited for others so far, on any communicator: messages with the time in which
+  /// their bytes move, large collectives without it. Not collective.
   virtual double waited_seconds() const = 0;
+  /// Once a rank has waited for the timeout, those that hang are named within so many seconds. Not
+  /// collective.
+  virtual double seconds_to_name() const = 0;
+  /// Done again and again while this rank waits on any communicator: for what must go on meanwhile, such as
+  /// messages of its own. Must not wait itself. Empty: nothing. Not collective.
+  virtual void set_idle_work(std::function<void()> work) = 0;
 
-  /// Those with the same colour (>= 0), in rank order.
+  /// Those with the same colour (>= 0), in rank order. A team's ranks leave it together: nobody destroys it
+  /// while others are in a collective of it.
   virtual std::unique_ptr<Communicator> split(int color) = 0;
 
   virtual void barrier() = 0;
@@ -56,7 +65,8 @@ class Communicator {
   /// Of values >= 0; exact. A NaN anywhere gives NaN everywhere.
   virtual void all_reduce_max(std::span<float> magnitudes) = 0;
   virtual void all_reduce_max(std::span<std::int64_t> values) = 0;
-  /// The same, begun now: other work and collectives may go on until it is done.
+  /// The same, begun now: other work and collectives may go on until it is done, which is when `values` get
+  /// the result. This communicator must be there until then.
   virtual std::unique_ptr<Transfer> begin_max(std::span<std::int64_t> values) = 0;
   /// Every rank's bytes, in rank order, on every rank.
   virtual std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine) = 0;
@@ -66,8 +76,8 @@ class Communicator {
   virtual std::vector<std::vector<std::byte>> all_to_all(
       std::span<const std::span<const std::byte>> parts) = 0;
 
-  /// A message to one rank, which receives the same number of bytes under this tag, in [0, kTags). Messages
-  /// of one tag arrive in their order. Not collective.
+  /// A message to one rank, which receives the same number of bytes, 0 included, under this tag, in [0,
+  /// kTags). Messages of one tag arrive in their order. Not collective.
   virtual std::unique_ptr<Transfer> send(std::span<const std::byte> data, int to, int tag) = 0;
   virtual std::unique_ptr<Transfer> receive(std::span<std::byte> data, int from, int tag) = 0;
   static constexpr int kTags = 16384;
@@ -100,8 +110,11 @@ class TeamError : public CollectiveError {
 void run_on(Communicator& comm, int root, const std::function<void()>& action);
 void run_on_root(Communicator& comm, const std::function<void()>& action);
 
-/// Every rank says what problem it has, or nothing. If any has one, all of them throw the first rank's, with
-/// the exit code of communication, as run_on does. Collective.
+/// Every rank says what problem it has, or nothing. Returns the first rank's, with its number, on all of
+/// them; empty: nobody has one. For what may fail without ending the job. Collective.
+std::string first_problem(Communicator& comm, const std::string& problem);
+
+/// The same, but all of them throw, with the exit code of communication, as run_on does. Collective.
 void fail_together(Communicator& comm, const std::string& problem);
 
 /// Owns MPI_Init and MPI_Finalize. Without mpirun the world has one rank.

@@ -54,6 +54,7 @@ void MpiCommunicator::find_ranks() {
 
 MpiCommunicator::~MpiCommunicator() {
   watch_->forget_team(team_);
+  if (*unfinished_ > 0) return;  // after an error: MPI still needs it
   if (MPI_Comm_free(&comm_) != MPI_SUCCESS) log::warn("an MPI communicator could not be freed");
 }
 

@@ -3,6 +3,7 @@
 #include <mpi.h>
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "comm/communicator.h"
@@ -31,10 +32,13 @@ class MpiCommunicator final : public Communicator {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   bool covers_world() const override { return size_ == watch_->size(); }
+  int world_rank(int rank) const override { return world_ranks_.at(static_cast<std::size_t>(rank)); }
   void set_timeout(double seconds) override { watch_->set_timeout(seconds); }
   void expect_busy_ranks() override { watch_->expect_busy_ranks(); }
   void attend() override { watch_->attend(); }
   double waited_seconds() const override { return watch_->waited_seconds(); }
+  double seconds_to_name() const override { return watch_->seconds_to_name(); }
+  void set_idle_work(std::function<void()> work) override { watch_->set_idle_work(std::move(work)); }
   std::unique_ptr<Communicator> split(int color) override;
   void barrier() override;
   void broadcast(void* data, std::size_t bytes, int root) override;
@@ -61,11 +65,11 @@ class MpiCommunicator final : public Communicator {
   template <typename T>
   void all_reduce(const char* name, std::span<T> values, MPI_Datatype type, MPI_Op operation);
   void send_all(const char* name, void* data, std::size_t bytes, int root);
-  /// Begins a message in pieces.
-  std::vector<MPI_Request> begin_send(std::span<const std::byte> data, int to, int tag);
-  std::vector<MPI_Request> begin_receive(std::span<std::byte> data, int from, int tag);
-  /// Inside a collective.
-  void wait_all(std::vector<MPI_Request>& requests, bool moving);
+  /// Begins a message in pieces, adding to `requests`.
+  void begin_send(std::span<const std::byte> data, int to, int tag, std::vector<MPI_Request>& requests);
+  void begin_receive(std::span<std::byte> data, int from, int tag, std::vector<MPI_Request>& requests);
+  /// Inside a collective that was entered.
+  void wait_all(const char* collective, std::int64_t number, std::vector<MPI_Request>& requests, bool moving);
 
   MPI_Comm comm_ = MPI_COMM_NULL;
   int rank_ = 0;
@@ -74,6 +78,7 @@ class MpiCommunicator final : public Communicator {
   RankWatch::TeamId team_ = 0;
   std::vector<int> world_ranks_;  ///< of each rank, its number in the watch
   Pieces pieces_;
+  std::shared_ptr<int> unfinished_ = std::make_shared<int>(0);  ///< collectives that were begun
 };
 
 }  // namespace gptq

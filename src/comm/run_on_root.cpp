@@ -26,7 +26,7 @@ void run_on(Communicator& comm, int root, const std::function<void()>& action) {
       outcome[0] = static_cast<std::int64_t>(error.exit_code());
       // A device is one rank's own: whoever reads this must know which node to look at.
       message = error.exit_code() == ExitCode::device
-                    ? fmt::format("rank {} on {}: {}", comm.rank(), host_name(), error.what())
+                    ? fmt::format("rank {} on {}: {}", comm.world_rank(root), host_name(), error.what())
                     : error.what();
     } catch (const std::exception& error) {
       outcome[0] = static_cast<std::int64_t>(ExitCode::internal);
@@ -45,14 +45,34 @@ void run_on_root(Communicator& comm, const std::function<void()>& action) {
   run_on(comm, 0, action);
 }
 
-void fail_together(Communicator& comm, const std::string& problem) {
+namespace {
+
+/// Of the first rank that has one; no rank, if nobody has.
+struct Problem {
+  int rank = -1;
+  std::string text;
+};
+
+Problem first_of(Communicator& comm, const std::string& problem) {
   const auto problems = comm.all_gather(std::as_bytes(std::span(problem)));
-  for (std::size_t rank = 0; rank < problems.size(); ++rank) {
-    if (problems[rank].empty()) continue;
-    const std::string text(reinterpret_cast<const char*>(problems[rank].data()), problems[rank].size());
-    throw_together(comm, static_cast<int>(rank), ExitCode::communication,
-                   fmt::format("rank {}: {}", rank, text));
+  for (std::size_t i = 0; i < problems.size(); ++i) {
+    if (problems[i].empty()) continue;
+    const int rank = static_cast<int>(i);
+    const std::string text(reinterpret_cast<const char*>(problems[i].data()), problems[i].size());
+    return {rank, fmt::format("rank {}: {}", comm.world_rank(rank), text)};
   }
+  return {};
+}
+
+}  // namespace
+
+std::string first_problem(Communicator& comm, const std::string& problem) {
+  return first_of(comm, problem).text;
+}
+
+void fail_together(Communicator& comm, const std::string& problem) {
+  const Problem first = first_of(comm, problem);
+  if (first.rank >= 0) throw_together(comm, first.rank, ExitCode::communication, first.text);
 }
 
 }  // namespace gptq
