@@ -18,17 +18,21 @@ namespace gptq {
 /// A rank has one array of hidden states a stream: a chunk's rows are received into it only when their own
 /// departure is through. They travel from where they lie to where they are used; on a device through two
 /// pieces of pinned memory each way. Nothing waits but the calls that say so, which throw CommError like a
-/// collective.
+/// collective. While this rank waits for others, in these or in any collective, chunks move on: they are the
+/// world's idle work.
 class Handoff {
  public:
   Handoff(Backend& backend, const ProcessGrid& grid, int streams);
   ~Handoff();
+  Handoff(const Handoff&) = delete;
+  Handoff& operator=(const Handoff&) = delete;
 
   /// The chunk has left `block`: its rows go to the stage of block + 1. All chunks of a block go, in order.
-  /// They must stay as they are until wait_sent() or the arrival of the same chunk.
+  /// They must stay as they are until wait_sent() or the arrival of the same chunk. Waits for this rank's
+  /// kernels.
   void send(int stream, std::int64_t block, std::size_t chunk, Activations& from);
-  /// `block`, which this rank holds, comes next: its input is the stream that leaves the block before. What
-  /// this stream sent of an earlier block may still be on its way.
+  /// `block`, which this rank holds, comes next: its input is the stream that leaves the block before. All
+  /// chunks of the block that came before must have been given to send(); they may still be on their way.
   void expect(int stream, std::int64_t block, Activations& into);
   /// Waits until the chunk has arrived; nothing to do where none is expected.
   void wait_for(int stream, std::size_t chunk);
@@ -51,12 +55,17 @@ class Handoff {
     std::deque<std::size_t> waiting;  ///< chunks that have not been sent yet
     std::deque<Moving> leaving;
     std::vector<bool> here;  ///< of each chunk: its departure is through
+    std::size_t sent = 0;    ///< chunks of the present block that were given to send()
+    bool owed = false;       ///< a block came, and not all of it was
     // arrivals
     Activations* into = nullptr;
     int from_rank = 0;
     std::size_t next = 0;  ///< the first chunk that is not being received yet
     std::deque<Moving> coming;
     std::size_t arrived = 0;  ///< chunks before this one are there
+
+    std::vector<DeviceBuffer> rooms;  ///< pinned, not in use
+    DeviceBuffer take_room(Backend& backend, std::size_t bytes);
   };
 
   bool moves_nothing() const { return grid_.shape().stages == 1; }

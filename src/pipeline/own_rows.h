@@ -14,6 +14,10 @@ class OwnRows {
  public:
   /// A helper's weights come from the root. Collective. Borrows the layers.
   OwnRows(const Team& team, const std::vector<LayerToQuantize>& layers);
+  OwnRows(const OwnRows&) = delete;  // its parts lie in itself
+  OwnRows& operator=(const OwnRows&) = delete;
+  OwnRows(OwnRows&&) = default;
+  OwnRows& operator=(OwnRows&&) = default;
 
   /// One grid for each whole layer, found on its weight (per_channel: false). Collective.
   void give_tensor_scales(const Team& team, const std::vector<LayerToQuantize>& layers,

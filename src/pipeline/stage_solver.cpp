@@ -1,6 +1,7 @@
 #include "pipeline/stage_solver.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "base/clock.h"
@@ -125,15 +126,15 @@ LayerStatistics StageSolver::statistics(const LayerToQuantize& layer, const Quan
 }
 
 OwnRows StageSolver::own_rows(const LayerClass& members, const StageFactor& factor) const {
-  const auto make = [&] {
-    OwnRows own(team_, members.layers);
-    if (!members.section.per_channel)
-      own.give_tensor_scales(team_, members.layers, members.section, factor.columns, backend_.threads());
-    return own;
+  const auto share = [&] {
+    if (!team_.has_helpers()) return OwnRows(team_, members.layers);
+    const auto scope = phases_.in("reduce");
+    return OwnRows(team_, members.layers);
   };
-  if (!team_.has_helpers()) return make();
-  const auto scope = phases_.in("reduce");
-  return make();
+  OwnRows own = share();
+  if (!members.section.per_channel)
+    own.give_tensor_scales(team_, members.layers, members.section, factor.columns, backend_.threads());
+  return own;
 }
 
 SolvedStage StageSolver::solve_over_ranks(const LayerClass& members, const StageFactor& factor,
@@ -235,10 +236,19 @@ SolvedStage StageSolver::class_by_class(const std::vector<LayerToQuantize>& laye
   return result;
 }
 
+/// What the root knows, number by number: bytes between them have no value.
+void StageSolver::share_facts(StageFacts& facts) const {
+  std::array<std::int64_t, 5> numbers{facts.columns, facts.too_thin ? 1 : 0, facts.has_reference ? 1 : 0,
+                                      static_cast<std::int64_t>(facts.target), facts.judged ? 1 : 0};
+  team_.comm.broadcast(numbers.data(), sizeof(numbers), team_.root);
+  facts = {numbers[0], numbers[1] != 0, numbers[2] != 0, static_cast<CorrectionTarget>(numbers[3]),
+           numbers[4] != 0};
+}
+
 SolvedStage StageSolver::solve_all(const StageSums* sums, StageFacts facts,
                                    const std::vector<LayerToQuantize>& layers, std::int64_t block,
                                    HeldOutJudge* judge) {
-  if (team_.has_helpers()) team_.comm.broadcast(&facts, sizeof(facts), team_.root);
+  if (team_.has_helpers()) share_facts(facts);
   StageFactors factors(backend_, team_, sums, facts, phases_);
   return class_by_class(
       layers, [&](const LayerClass& members) { return solve_class(members, factors, block, judge); });

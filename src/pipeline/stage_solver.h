@@ -43,6 +43,7 @@ class StageSolver {
                              const std::function<SolvedStage(const LayerClass&)>& solve) const;
   SolvedStage solve_all(const StageSums* sums, StageFacts facts, const std::vector<LayerToQuantize>& layers,
                         std::int64_t block, HeldOutJudge* judge);
+  void share_facts(StageFacts& facts) const;
   SolvedStage solve_class(const LayerClass& members, StageFactors& factors, std::int64_t block,
                           HeldOutJudge* judge);
   void share_matrices(const LayerClass& members, StageFactors& factors, const Variant& variant) const;

@@ -112,7 +112,8 @@ TEST(ConfigSchema, ResultKeysAreTheJobsIdentity) {
   for (const char* path :
        {"compute.threads", "fallback.max_layers", "report.errors", "output.path", "output.overwrite",
         "checkpoint.enabled", "checkpoint.path", "checkpoint.interval", "checkpoint.keep", "comm.timeout",
-        "parallel.stages", "parallel.replicas", "parallel.solvers", "log.level", "log.progress", "eval.model", "eval.data", "eval.num_samples"}) {
+        "parallel.stages", "parallel.replicas", "parallel.solvers", "log.level", "log.progress", "eval.model",
+        "eval.data", "eval.num_samples"}) {
     EXPECT_EQ(base.count(path), 0u) << path << " never changes the output's bytes";
   }
   JobConfig faster = job;
