@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "comm/mpi_check.h"
+#include "comm/mpi_transfer.h"
 
 namespace gptq {
 void check_mpi(int code, const char* call, const char* file, int line) {
@@ -142,12 +143,15 @@ void MpiCommunicator::all_reduce_max(std::span<std::int64_t> values) {
 
 std::vector<std::vector<std::byte>> MpiCommunicator::all_gather(std::span<const std::byte> mine) {
   enter("gather");
-  std::vector<std::int64_t> sizes(static_cast<std::size_t>(size_));
-  const std::int64_t bytes = static_cast<std::int64_t>(mine.size());
+  Underway underway;
+  std::vector<std::int64_t>& sizes = underway.sizes;
+  sizes.resize(static_cast<std::size_t>(size_) + 1);  // the last one is this rank's
+  sizes.back() = static_cast<std::int64_t>(mine.size());
   MPI_Request request = MPI_REQUEST_NULL;
-  GPTQ_MPI(MPI_Iallgather(&bytes, 1, MPI_INT64_T, sizes.data(), 1, MPI_INT64_T, comm_, &request));
+  GPTQ_MPI(MPI_Iallgather(&sizes.back(), 1, MPI_INT64_T, sizes.data(), 1, MPI_INT64_T, comm_, &request));
   watch_->wait(request);
-  std::vector<std::vector<std::byte>> all(sizes.size());
+  std::vector<std::vector<std::byte>>& all = underway.received;
+  all.resize(static_cast<std::size_t>(size_));
   for (int rank = 0; rank < size_; ++rank) {
     auto& part = all[static_cast<std::size_t>(rank)];
     if (rank == rank_) {
@@ -157,7 +161,8 @@ std::vector<std::vector<std::byte>> MpiCommunicator::all_gather(std::span<const 
     }
     send_all("gather", part.data(), part.size(), rank);
   }
-  return all;
+  underway.over = true;
+  return std::move(all);
 }
 
 void MpiCommunicator::wait_outside(const char* operation,

@@ -20,7 +20,7 @@ std::vector<std::int64_t> sizes_of(std::span<const std::span<const std::byte>> p
   return sizes;
 }
 
-std::size_t total(const std::vector<std::int64_t>& sizes) {
+std::size_t total(std::span<const std::int64_t> sizes) {
   return static_cast<std::size_t>(std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0}));
 }
 
@@ -86,7 +86,9 @@ void MpiCommunicator::wait_all(const char* collective, std::int64_t number,
 std::vector<std::byte> MpiCommunicator::scatter(std::span<const std::span<const std::byte>> parts, int root) {
   const bool is_source = rank_ == root;
   GPTQ_EXPECT(!is_source || parts.size() == static_cast<std::size_t>(size_));
-  std::vector<std::int64_t> sizes = is_source ? sizes_of(parts) : std::vector<std::int64_t>();
+  Underway underway;
+  std::vector<std::int64_t>& sizes = underway.sizes;
+  if (is_source) sizes = sizes_of(parts);
   sizes.resize(static_cast<std::size_t>(size_));
   const std::int64_t number = watch_->begin(team_);
   watch_->enter("scatter", team_, number);
@@ -95,46 +97,51 @@ std::vector<std::byte> MpiCommunicator::scatter(std::span<const std::span<const 
   watch_->wait(request);
   const bool large = total(sizes) >= pieces_.large;
   if (large) meet();
-  Underway underway;
+  std::vector<std::byte>& own = underway.received.emplace_back();
   if (is_source) {
+    const auto part = parts[static_cast<std::size_t>(rank_)];
+    own.assign(part.begin(), part.end());
     for (int rank = 0; rank < size_; ++rank) {
-      if (rank != rank_) begin_send(parts[static_cast<std::size_t>(rank)], rank, kScatter, underway.requests);
+      if (rank != rank_) begin_send(parts[static_cast<std::size_t>(rank)], rank, kScatter, underway.messages);
     }
-    wait_all("scatter", number, underway.requests, large);
-    const auto own = parts[static_cast<std::size_t>(rank_)];
-    return {own.begin(), own.end()};
+  } else {
+    own.resize(static_cast<std::size_t>(sizes[static_cast<std::size_t>(rank_)]));
+    begin_receive(own, root, kScatter, underway.messages);
   }
-  underway.received.emplace_back(static_cast<std::size_t>(sizes[static_cast<std::size_t>(rank_)]));
-  begin_receive(underway.received[0], root, kScatter, underway.requests);
-  wait_all("scatter", number, underway.requests, large);
-  return std::move(underway.received[0]);
+  wait_all("scatter", number, underway.messages, large);
+  underway.over = true;
+  return std::move(own);
 }
 
 std::vector<std::vector<std::byte>> MpiCommunicator::all_to_all(
     std::span<const std::span<const std::byte>> parts) {
   GPTQ_EXPECT(parts.size() == static_cast<std::size_t>(size_));
-  const std::vector<std::int64_t> mine = sizes_of(parts);
-  std::vector<std::int64_t> theirs(mine.size());
+  const auto ranks = static_cast<std::size_t>(size_);
+  Underway underway;
+  // First what this rank has for each other, then what each has for it.
+  underway.sizes = sizes_of(parts);
+  underway.sizes.resize(2 * ranks);
+  const std::span<std::int64_t> mine(underway.sizes.data(), ranks), theirs(mine.data() + ranks, ranks);
   const std::int64_t number = watch_->begin(team_);
   watch_->enter("exchange", team_, number);
   MPI_Request request = MPI_REQUEST_NULL;
   GPTQ_MPI(MPI_Ialltoall(mine.data(), 1, MPI_INT64_T, theirs.data(), 1, MPI_INT64_T, comm_, &request));
   watch_->wait(request);  // it has heard of all ranks: they are here
-  Underway underway;
-  underway.received.resize(theirs.size());
+  underway.received.resize(ranks);
   // Each begins with the rank behind it, so that not all send to one.
   for (int step = 1; step < size_; ++step) {
     const auto from = static_cast<std::size_t>((rank_ + size_ - step) % size_);
     underway.received[from].resize(static_cast<std::size_t>(theirs[from]));
-    begin_receive(underway.received[from], static_cast<int>(from), kAllToAll, underway.requests);
+    begin_receive(underway.received[from], static_cast<int>(from), kAllToAll, underway.messages);
   }
   for (int step = 1; step < size_; ++step) {
     const int to = (rank_ + step) % size_;
-    begin_send(parts[static_cast<std::size_t>(to)], to, kAllToAll, underway.requests);
+    begin_send(parts[static_cast<std::size_t>(to)], to, kAllToAll, underway.messages);
   }
-  wait_all("exchange", number, underway.requests, std::max(total(mine), total(theirs)) >= pieces_.large);
+  wait_all("exchange", number, underway.messages, std::max(total(mine), total(theirs)) >= pieces_.large);
   const auto own = parts[static_cast<std::size_t>(rank_)];
   underway.received[static_cast<std::size_t>(rank_)].assign(own.begin(), own.end());
+  underway.over = true;
   return std::move(underway.received);
 }
 

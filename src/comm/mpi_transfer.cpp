@@ -116,10 +116,9 @@ void BegunMaximum::wait() {
 // ---- inside collectives
 
 Underway::~Underway() {
-  const bool all_done = std::all_of(requests.begin(), requests.end(),
-                                    [](MPI_Request request) { return request == MPI_REQUEST_NULL; });
-  if (all_done) return;
-  let_go(requests);
+  if (over) return;
+  let_go(messages);
+  keep_for_ever(std::move(sizes));
   keep_for_ever(std::move(received));
 }
 

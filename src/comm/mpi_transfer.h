@@ -89,11 +89,13 @@ class BegunMaximum final : public Transfer {
   std::unique_ptr<Memory> memory_;
 };
 
-/// Messages inside a collective, and the memory of those that are received. After an error it stays until the
-/// end of the program, because they may still come.
+/// What a collective that is made of several operations has under way, and the memory that they write to.
+/// After an error the memory stays until the end of the program, because they may still do so.
 struct Underway {
-  std::vector<MPI_Request> requests;
+  std::vector<std::int64_t> sizes;  ///< a small collective's
   std::vector<std::vector<std::byte>> received;
+  std::vector<MPI_Request> messages;
+  bool over = false;  ///< set when all is done
 
   Underway() = default;
   ~Underway();
