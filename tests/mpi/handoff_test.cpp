@@ -5,16 +5,19 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
-#include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <random>
 #include <thread>
 
 #include "backend/cpu_backend.h"
+#include "backend/device_matrix.h"
 #include "comm/mpi_communicator.h"
 #include "mpi_world.h"
 #include "support/temp_directory.h"
+#include "support/test_backend.h"
 
 namespace gptq::test {
 namespace {
@@ -23,52 +26,46 @@ constexpr std::int64_t kHidden = 24;
 constexpr std::int64_t kBlocks = 6;
 constexpr int kStreams = 2;
 
-/// The CPU's memory, as if the host could not touch it.
-class FarBackend final : public Backend {
- public:
-  std::string name() const override { return "far"; }
-  std::string describe() const override { return "far"; }
-  bool fast_bf16() const override { return false; }
-  int threads() const override { return 1; }
-  Kernels& kernels() override { return near_->kernels(); }
-  bool shares_host_memory() const override { return false; }
-  std::string device_id() const override { return "far"; }
-  std::int64_t memory_bytes() const override { return near_->memory_bytes(); }
-  std::int64_t free_memory_bytes() const override { return near_->free_memory_bytes(); }
-  std::int64_t peak_memory_bytes() const override { return near_->peak_memory_bytes(); }
-  DeviceBuffer allocate(std::size_t bytes) override { return near_->allocate(bytes); }
-  DeviceBuffer allocate_host(std::size_t bytes) override { return near_->allocate_host(bytes); }
-  void* scratch(int slot, std::size_t bytes) override { return near_->scratch(slot, bytes); }
-  void upload(void* to, const void* from, std::size_t bytes) override { near_->upload(to, from, bytes); }
-  void download(void* to, const void* from, std::size_t bytes) override { near_->download(to, from, bytes); }
-  void copy(void* to, const void* from, std::size_t bytes) override { near_->copy(to, from, bytes); }
-  void set_zero(void* memory, std::size_t bytes) override { near_->set_zero(memory, bytes); }
-  void copy_in_queue(Queue queue, void* to, const void* from, std::size_t bytes) override {
-    near_->copy_in_queue(queue, to, from, bytes);
-  }
-  void order_after(Queue, Queue) override {}
-  void synchronize() override {}
-  void* native_queue() override { return nullptr; }
-  void enter_range(const char*) override {}
-  void leave_range() override {}
+/// Memory that the host cannot touch, and queues whose work is done as late as they allow.
+std::unique_ptr<Backend> make_far_backend() {
+#ifdef GPTQ_EMULATED_PLUGIN
+  setenv("GPTQ_HPC_CUDA_PLUGIN", GPTQ_EMULATED_PLUGIN, 1);
+  setenv("GPTQ_EMULATION_STREAMS", "lazy", 1);
+  return make_test_backend("cuda");
+#else
+  return nullptr;
+#endif
+}
 
- private:
-  std::unique_ptr<Backend> near_ = make_cpu_backend(1);
-};
-
-/// What block `block` makes of a value; small whole numbers, so that floats are exact.
-float next_value(float value, std::int64_t block, int stream) {
-  return std::fmod(value * 3 + static_cast<float>(block * 7 + stream * 5 + 1), 997.0f);
+/// What block `block` makes of a value, as said by row and column of its chunk; small whole numbers, so that
+/// floats are exact.
+float next_value(float value, std::int64_t block, int stream, std::int64_t row, std::int64_t column) {
+  return static_cast<float>((block * 7 + stream * 5 + row * 3 + column) % 97) - value;
 }
 
 float first_value(std::int64_t row, std::int64_t column, int stream) {
   return static_cast<float>((row * 13 + column * 5 + stream * 101) % 997);
 }
 
+/// The same by kernels, in their queue.
+void apply(Backend& backend, const Matrix& hidden, std::int64_t block, int stream) {
+  HostTensor addends = make_tensor(DType::f32, {hidden.rows, hidden.cols});
+  for (std::int64_t r = 0; r < hidden.rows; ++r) {
+    for (std::int64_t c = 0; c < hidden.cols; ++c)
+      addends.matrix().row<float>(r)[c] = next_value(0, block, stream, r, c);
+  }
+  const DeviceMatrix a(backend, addends);
+  const DeviceMatrix next(backend, DType::f32, hidden.rows, hidden.cols);
+  backend.kernels().subtract(a.matrix(), hidden, {}, next.matrix());
+  backend.copy(hidden.data, next.matrix().data,
+               static_cast<std::size_t>(hidden.rows * hidden.cols) * sizeof(float));
+}
+
 class Round {
  public:
   Round(Backend& backend, GridShape shape, Place place, std::int64_t first_block, unsigned seed)
-      : world_(MPI_COMM_WORLD),
+      : backend_(backend),
+        world_(MPI_COMM_WORLD),
         grid_(world_, shape, first_block, kBlocks),
         first_block_(first_block),
         random_(seed + 1000 * static_cast<unsigned>(world().rank())),
@@ -134,10 +131,7 @@ class Round {
     use.hidden = Activations::Use::updated;
     rows.visit(use, [&](std::size_t, const Matrix& hidden, const Matrix&, const Matrix&) {
       be_late();
-      for (std::int64_t r = 0; r < hidden.rows; ++r) {
-        for (std::int64_t c = 0; c < kHidden; ++c)
-          hidden.row<float>(r)[c] = next_value(hidden.row<float>(r)[c], block, stream);
-      }
+      apply(backend_, hidden, block, stream);
     });
     rows.on_chunk({}, {});
   }
@@ -153,7 +147,7 @@ class Round {
         rows.read_hidden_chunk(i, values.data());
         for (std::size_t k = 0; k < values.size(); ++k) {
           const auto at = static_cast<std::int64_t>(k);
-          wrong += values[k] != last_value(row + at / kHidden, at % kHidden, stream);
+          wrong += values[k] != last_value(row, at / kHidden, at % kHidden, stream);
         }
         row += rows.chunk(i).tokens;
       }
@@ -161,13 +155,15 @@ class Round {
     }
   }
 
-  float last_value(std::int64_t row, std::int64_t column, int stream) const {
-    float value = first_value(row, column, stream);
+  /// first_row: of the chunk, among all samples.
+  float last_value(std::int64_t first_row, std::int64_t row, std::int64_t column, int stream) const {
+    float value = first_value(first_row + row, column, stream);
     for (std::int64_t block = first_block_; block < kBlocks; ++block)
-      value = next_value(value, block, stream);
+      value = next_value(value, block, stream, row, column);
     return value;
   }
 
+  Backend& backend_;
   TempDirectory spill_;
   MpiCommunicator world_;
   ProcessGrid grid_;
@@ -194,14 +190,94 @@ TEST(Handoff, FromHostMemoryToHostMemory) {
 }
 
 TEST(Handoff, ThroughPinnedPiecesWhereTheHostCannotTouchTheRows) {
-  FarBackend backend;
-  go_round(backend, Place::device);
+  const auto backend = make_far_backend();
+  if (backend == nullptr) GTEST_SKIP() << "needs the emulated device";
+  go_round(*backend, Place::device);
 }
 
 TEST(Handoff, OfRowsThatPassTheDeviceTwoAtATime) {
-  FarBackend backend;
-  go_round(backend, Place::host);
-  go_round(backend, Place::disk);
+  const auto backend = make_far_backend();
+  if (backend == nullptr) GTEST_SKIP() << "needs the emulated device";
+  go_round(*backend, Place::host);
+  go_round(*backend, Place::disk);
+}
+
+/// One stream on two stages, in chunks too large to leave unless their receiver is there.
+class OneStream {
+ public:
+  explicit OneStream(Backend& backend)
+      : world_(MPI_COMM_WORLD, {5, 1, 2}),
+        grid_(world_, {2, test::world().size() / 2}, 0, kBlocks),
+        handoff_(backend, grid_, 1) {
+    data_.samples.assign(8, std::vector<std::int32_t>(400, 1));
+    rows_ = std::make_unique<Activations>(backend, data_, make_chunks(std::vector<std::int64_t>(8, 400), 400),
+                                          kHidden, 0, DType::f32, Activations::Room{});
+    std::vector<float> values(rows_->hidden_bytes(0) / sizeof(float));
+    for (std::size_t i = 0; i < rows_->chunks(); ++i) {
+      std::fill(values.begin(), values.end(), sends() ? static_cast<float>(i) : -1.0f);
+      rows_->write_hidden_chunk(i, values.data());
+    }
+  }
+
+  bool sends() const { return grid_.holds(0); }
+  Activations& rows() { return *rows_; }
+  Communicator& world() { return world_; }
+  Handoff& handoff() { return handoff_; }
+  void send_all() {
+    for (std::size_t i = 0; i < rows_->chunks(); ++i) handoff_.send(0, 0, i, *rows_);
+  }
+  void receive_all() {
+    handoff_.expect(0, 1, *rows_);
+    for (std::size_t i = 0; i < rows_->chunks(); ++i) handoff_.wait_for(0, i);
+  }
+
+ private:
+  MpiCommunicator world_;
+  ProcessGrid grid_;
+  CalibrationData data_;
+  std::unique_ptr<Activations> rows_;
+  Handoff handoff_;
+};
+
+TEST(Handoff, ChunksLeaveWhileTheirRankIsInACollective) {
+  if (world().size() % 2 != 0) GTEST_SKIP() << "needs two stages";
+  const auto backend = make_far_backend();
+  if (backend == nullptr) GTEST_SKIP() << "needs the emulated device";
+  OneStream stream(*backend);
+  if (stream.sends()) {
+    stream.send_all();  // more than there are pieces of pinned memory
+  } else {
+    stream.receive_all();
+  }
+  stream.world().barrier();
+  if (stream.sends()) {
+    stream.handoff().wait_sent(0);
+  } else {
+    for (std::size_t i = 0; i < stream.rows().chunks(); ++i) {
+      std::vector<float> values(stream.rows().hidden_bytes(i) / sizeof(float));
+      stream.rows().read_hidden_chunk(i, values.data());
+      EXPECT_EQ(values, std::vector<float>(values.size(), static_cast<float>(i)));
+    }
+  }
+  stream.world().barrier();
+}
+
+TEST(Handoff, ABlockThatWasNotGivenOnIsNotOverwritten) {
+  if (world().size() % 2 != 0) GTEST_SKIP() << "needs two stages";
+  const auto backend = make_cpu_backend(1);
+  OneStream stream(*backend);
+  if (stream.sends()) {
+    EXPECT_THROW(stream.handoff().send(0, 0, 1, stream.rows()), Error) << "the first chunk goes first";
+    stream.send_all();
+    stream.handoff().wait_sent(0);
+  } else {
+    stream.handoff().expect(0, 1, stream.rows());
+    stream.handoff().wait_for(0, 0);
+    EXPECT_THROW(stream.handoff().expect(0, 3, stream.rows()), Error) << "chunks are still coming";
+    for (std::size_t i = 0; i < stream.rows().chunks(); ++i) stream.handoff().wait_for(0, i);
+    EXPECT_THROW(stream.handoff().expect(0, 3, stream.rows()), Error) << "none was given to send()";
+  }
+  stream.world().barrier();
 }
 
 }  // namespace

@@ -34,8 +34,9 @@ std::vector<float> column_magnitudes(const Array& x) {
 /// A stage group: its sums, its layers, and held-out samples.
 class Group {
  public:
-  Group(Backend& backend, CorrectionTarget target, bool with_cross, std::vector<std::int64_t> rows)
-      : backend_(backend), rows_(std::move(rows)) {
+  Group(Backend& backend, CorrectionTarget target, bool with_cross, std::vector<std::int64_t> rows,
+        DType weights = DType::bf16)
+      : backend_(backend), rows_(std::move(rows)), target_(target) {
     const Array x = reference::random_array(kTokens, kColumns, DType::f32, 3);
     const HostTensor inputs = reference::to_tensor(x, DType::f32);
     sums_.hessian = make_hessian_sum(backend, column_magnitudes(x), kTokens);
@@ -50,12 +51,23 @@ class Group {
     }
     for (std::size_t i = 0; i < rows_.size(); ++i) {
       const auto seed = static_cast<unsigned>(11 + i);
-      weights_.push_back(reference::to_tensor(
-          reference::random_array(rows_[i], kColumns, DType::bf16, seed, 0.05), DType::bf16));
+      weights_.push_back(
+          reference::to_tensor(reference::random_array(rows_[i], kColumns, weights, seed, 0.05), weights));
       prepared_.push_back(backend.kernels().prepare_linear(weights_.back().matrix(), {}, DType::f32));
     }
     data_.samples.assign(1, std::vector<std::int32_t>(kHeldOutTokens, 1));
   }
+
+  /// H_01 becomes so many times √(H_00 H_11): above 1 no positive definite matrix without more damping.
+  void spoil(double factor) {
+    const auto at = [&](std::int64_t i, std::int64_t j) -> std::int64_t& {
+      return sums_.hessian.values()[TriangularPanels::index(kColumns, i, j)];
+    };
+    at(0, 1) =
+        std::llround(factor * std::sqrt(static_cast<double>(at(0, 0)) * static_cast<double>(at(1, 1))));
+  }
+
+  void ask_for_tokens(std::int64_t tokens) { min_tokens_ = tokens; }
 
   std::vector<LayerToQuantize> layers(bool with_weights) const {
     std::vector<LayerToQuantize> layers;
@@ -75,27 +87,42 @@ class Group {
   /// first; null: none are held out.
   SolvedStage solve(const Team& team, const Recipe& recipe, Communicator* judging) {
     PhaseClock phases(backend_);
-    StageSolver solver(backend_, team, recipe, kTokens, 4, 0, phases);
+    StageSolver solver(backend_, team, recipe, kTokens, 4, min_tokens_, phases);
     if (judging == nullptr) return solver.solve(sums_, layers(true), 0, nullptr);
     std::vector<Chunk> chunks;
     if (judging->is_root()) chunks.push_back({0, 0, 1, kHeldOutTokens, true});
-    Activations held_out(backend_, data_, chunks, 8, kColumns, DType::f32, {});
-    const HostTensor x =
-        reference::to_tensor(reference::random_array(kHeldOutTokens, kColumns, DType::f32, 23), DType::f32);
-    if (judging->is_root()) held_out.write_x(0, 0, x.matrix());
-    const StageInput input(held_out, nullptr, kColumns);
+    Activations held_out(backend_, data_, chunks, rows_[0], kColumns, DType::f32, {});
+    Activations reference(backend_, data_, chunks, rows_[0], kColumns, DType::f32, {});
+    if (judging->is_root()) {
+      fill(held_out, 23);
+      fill(reference, 29);
+    }
+    StageInput input(held_out, &reference, kColumns);
+    input.corrected = target_ == CorrectionTarget::residual;
+    input.target = target_;
     HeldOutJudge judge(backend_, *judging, input, DType::f32, phases);
     return solver.solve(sums_, layers(true), 0, &judge);
   }
 
   SolvedStage help(const Team& team, const Recipe& recipe) {
     PhaseClock phases(backend_);
-    return StageSolver(backend_, team, recipe, kTokens, 4, 0, phases).help(layers(false), 0);
+    return StageSolver(backend_, team, recipe, kTokens, 4, min_tokens_, phases).help(layers(false), 0);
   }
 
  private:
+  void fill(Activations& rows, unsigned seed) const {
+    const auto values = [&](std::int64_t width) {
+      return reference::to_tensor(reference::random_array(kHeldOutTokens, width, DType::f32, seed),
+                                  DType::f32);
+    };
+    rows.write_x(0, 0, values(kColumns).matrix());
+    rows.write_hidden(0, 0, values(rows_[0]).matrix());
+  }
+
   Backend& backend_;
   std::vector<std::int64_t> rows_;
+  CorrectionTarget target_;
+  std::int64_t min_tokens_ = 0;
   StageSums sums_;
   std::vector<HostTensor> weights_;
   std::vector<std::unique_ptr<LinearWeights>> prepared_;
@@ -117,11 +144,16 @@ void expect_same(const SolvedStage& found, const SolvedStage& expected) {
     EXPECT_EQ(x.held_out_error, y.held_out_error);
     EXPECT_EQ(x.variant, y.variant);
     EXPECT_EQ(x.damp_percent, y.damp_percent);
+    EXPECT_EQ(x.damping_steps, y.damping_steps);
+    EXPECT_EQ(x.fallback, y.fallback);
+    EXPECT_EQ(x.fallback_reason, y.fallback_reason);
+    EXPECT_EQ(x.refinement_gain, y.refinement_gain);
   }
 }
 
-/// Every team of the world with one run of ranks that hold the block, against a rank alone.
-void check(const QuantizationSection& section, Group group, bool judged) {
+/// Every team of the world with one run of ranks that hold the block, against a rank alone, whose result is
+/// returned.
+SolvedStage check(const QuantizationSection& section, Group group, bool judged) {
   const Recipe recipe(section);
   const auto alone = world().split(world().rank());
   const auto own = make_host_collectives(*alone);
@@ -137,12 +169,14 @@ void check(const QuantizationSection& section, Group group, bool judged) {
                   expected);
     }
   }
+  return expected;
 }
 
 class HelpingRanks : public testing::Test {
  protected:
-  Group group(CorrectionTarget target, bool with_cross, std::vector<std::int64_t> rows) {
-    return {*backend_, target, with_cross, std::move(rows)};
+  Group group(CorrectionTarget target, bool with_cross, std::vector<std::int64_t> rows,
+              DType weights = DType::bf16) {
+    return {*backend_, target, with_cross, std::move(rows), weights};
   }
 
   std::unique_ptr<Backend> backend_ = make_cpu_backend(1);
@@ -193,6 +227,75 @@ TEST_F(HelpingRanks, LayersWithValuesOfTheirOwnAreClasses) {
   section.group_size = 32;
   section.dynamic = {{".*layer1", {{"bits", "8"}, {"desc_act", "true"}, {"act_group_aware", "false"}}}};
   check(section, group(CorrectionTarget::output, false, {64, 130, 64}), false);
+}
+
+TEST_F(HelpingRanks, CorrectionTowardsTheResidualStreamJudgedOnHeldOutSamples) {
+  QuantizationSection section;
+  section.group_size = 32;
+  section.correction_alpha = 1;
+  section.correction_target = "residual";
+  section.refine_sweeps = 1;
+  const SolvedStage solved = check(section, group(CorrectionTarget::residual, true, {130}), true);
+  EXPECT_GT(solved.statistics[0].held_out_error, 0);
+}
+
+TEST_F(HelpingRanks, OneScaleForAWholeLayerThatIsRefined) {
+  QuantizationSection section;
+  section.per_channel = false;
+  section.group_size = -1;
+  section.refine_sweeps = 2;
+  check(section, group(CorrectionTarget::output, false, {200, 70}), true);
+}
+
+TEST_F(HelpingRanks, WeightsOfOtherTypes) {
+  QuantizationSection section;
+  section.group_size = 32;
+  for (const DType weights : {DType::f16, DType::f32})
+    check(section, group(CorrectionTarget::output, false, {130, 70}, weights), false);
+}
+
+TEST_F(HelpingRanks, TooFewTokens) {
+  QuantizationSection section;
+  section.group_size = 32;
+  section.correction_alpha = 1;
+  section.refine_sweeps = 1;
+  Group thin = group(CorrectionTarget::output, true, {130, 70});
+  thin.ask_for_tokens(kTokens + 1);
+  EXPECT_TRUE(check(section, std::move(thin), true).statistics[0].fallback);
+}
+
+TEST_F(HelpingRanks, DampingThatIsIncreased) {
+  QuantizationSection section;
+  section.group_size = 32;
+  section.damp_percent = 0.01;
+  section.refine_sweeps = 1;
+  Group spoiled = group(CorrectionTarget::output, false, {130, 70});
+  spoiled.spoil(1.2);
+  const SolvedStage solved = check(section, std::move(spoiled), false);
+  EXPECT_GT(solved.statistics[0].damping_steps, 0);
+  EXPECT_FALSE(solved.statistics[0].fallback);
+}
+
+TEST_F(HelpingRanks, AHessianThatNoDampingHelpsIsNotCorrectedNorJudgedTwice) {
+  QuantizationSection section;
+  section.group_size = 32;
+  section.correction_alpha = 1;
+  section.refine_sweeps = 1;
+  Group spoiled = group(CorrectionTarget::output, true, {130, 70});
+  spoiled.spoil(4);
+  EXPECT_TRUE(check(section, std::move(spoiled), true).statistics[0].fallback);
+}
+
+TEST_F(HelpingRanks, ACandidateThatCannotBeFactoredIsPassedOver) {
+  QuantizationSection section;
+  section.group_size = 32;
+  section.damp_percent = 0.9;
+  section.damp_auto_increment = 0;
+  section.refine_sweeps = 1;
+  section.best_of = {"damp_percent=0.01", "damp_percent=0.95"};
+  Group spoiled = group(CorrectionTarget::output, false, {130, 70});
+  spoiled.spoil(1.2);
+  EXPECT_FALSE(check(section, std::move(spoiled), false).statistics[0].fallback);
 }
 
 }  // namespace

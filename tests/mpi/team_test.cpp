@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <numeric>
 
+#include "comm/device_collectives.h"
 #include "comm/mpi_communicator.h"
 #include "mpi_world.h"
 
@@ -158,15 +160,35 @@ TEST(Messages, WhatIsNotSentYetIsNotDone) {
 
 TEST(Messages, ASizeThatDiffersIsAnError) {
   if (world().size() < 2) GTEST_SKIP() << "needs two ranks";
-  MpiCommunicator comm(MPI_COMM_WORLD);
-  if (comm.rank() == 0) {
-    const Bytes sent(10);
-    comm.send(sent, 1, 3)->wait();
-  } else if (comm.rank() == 1) {
-    Bytes room(12);
-    EXPECT_THROW(comm.receive(room, 0, 3)->wait(), CommError);
+  // Of what is sent and expected in bytes; pieces have 40.
+  const std::vector<std::pair<std::size_t, std::size_t>> sizes = {{10, 12}, {12, 10}, {0, 5},  {5, 0},
+                                                                  {80, 40}, {40, 80}, {41, 81}};
+  for (const auto& [sent, expected] : sizes) {
+    SCOPED_TRACE(testing::Message() << sent << " bytes for " << expected);
+    MpiCommunicator comm(MPI_COMM_WORLD, {}, kTinyPieces);
+    if (comm.rank() == 0) {
+      const Bytes data = letter(0, 1, sent);
+      const auto message = comm.send(data, 1, 3);
+      world().barrier();
+    } else {
+      if (comm.rank() == 1) {
+        Bytes room(expected);
+        EXPECT_THROW(comm.receive(room, 0, 3)->wait(), CommError);
+      }
+      world().barrier();
+    }
   }
-  world().barrier();
+}
+
+TEST(Messages, OfNoBytesKeepTheirPlaceAmongOthers) {
+  const int to = (world().rank() + 1) % world().size();
+  const int from = (world().rank() + world().size() - 1) % world().size();
+  const Bytes sent = letter(world().rank(), to, 9);
+  Bytes received(9);
+  const auto empty = world().receive({}, from, 2), full = world().receive(received, from, 2);
+  const auto first = world().send({}, to, 2), second = world().send(sent, to, 2);
+  for (const auto* transfer : {&empty, &full, &first, &second}) (*transfer)->wait();
+  EXPECT_EQ(received, letter(from, world().rank(), 9));
 }
 
 TEST(BeginMax, GoesOnBesideOtherCollectives) {
@@ -182,6 +204,29 @@ TEST(BeginMax, GoesOnBesideOtherCollectives) {
   EXPECT_EQ(ones[0], world().size());
   EXPECT_EQ(early, (std::vector<std::int64_t>{world().size() - 1, 0}));
   EXPECT_EQ(late[0], 99 + world().size());
+}
+
+TEST(BeginMax, OneThatIsGivenUpDisturbsNobody) {
+  {
+    MpiCommunicator comm(MPI_COMM_WORLD);
+    std::vector<std::int64_t> values(1000, comm.rank());
+    if (comm.rank() > 0) {
+      const auto given_up = comm.begin_max(values);  // cannot be done before the first rank comes
+      values.assign(1000, -1);
+    }
+    world().barrier();
+    if (comm.is_root()) {
+      comm.begin_max(values)->wait();
+      EXPECT_EQ(values.back(), comm.size() - 1);
+    } else {
+      EXPECT_EQ(values, std::vector<std::int64_t>(1000, -1)) << "its memory is the caller's again";
+    }
+    world().barrier();
+  }
+  MpiCommunicator next(MPI_COMM_WORLD);
+  std::vector<std::int64_t> ones{1};
+  next.all_reduce_sum(ones);
+  EXPECT_EQ(ones[0], next.size());
 }
 
 TEST(RunOn, AnyRankOfTheWorldMayFailForAll) {
@@ -204,13 +249,13 @@ TEST(RunOn, AnyRankOfTheWorldMayFailForAll) {
 /// What a rank of a team of which one failed makes of it.
 enum class Heard { nothing, collective, team, alone };
 
-Heard heard_of(const std::function<void()>& action, ExitCode code) {
+Heard heard_of(const std::function<void()>& action, ExitCode code, const char* text = "no room") {
   try {
     action();
     return Heard::nothing;
   } catch (const Error& error) {
     EXPECT_EQ(error.exit_code(), code);
-    EXPECT_NE(std::string(error.what()).find("no room"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find(text), std::string::npos) << error.what();
     if (dynamic_cast<const TeamError*>(&error) != nullptr) return Heard::team;
     return dynamic_cast<const CollectiveError*>(&error) != nullptr ? Heard::collective : Heard::alone;
   }
@@ -232,6 +277,34 @@ TEST(RunOn, InATeamTheRankThatFailedSpeaksAndTheOthersAreSilent) {
     fail_together(*team, in_team && team->rank() == failing ? "no room" : "");
   };
   EXPECT_EQ(heard_of(fail_by_text, ExitCode::communication), expected);
+  world().barrier();
+}
+
+TEST(RunOn, MessagesNameTheRanksOfTheWorld) {
+  if (world().size() < 3) GTEST_SKIP() << "needs three ranks";
+  const auto team = world().split(world().rank() == 0 ? 1 : 0);
+  const int first = world().rank() == 0 ? 0 : 1;
+  EXPECT_EQ(team->world_rank(0), first);
+  EXPECT_EQ(team->world_rank(team->rank()), world().rank());
+  EXPECT_EQ(first_problem(*team, ""), "");
+  const int failing = team->size() - 1;
+  const std::string expected = "rank " + std::to_string(first + failing) + ": no room";
+  EXPECT_EQ(first_problem(*team, team->rank() == failing ? "no room" : ""), expected);
+  try {
+    run_on(*team, 0, [] { throw DeviceError("no room"); });
+    FAIL() << "no exception on rank " << world().rank();
+  } catch (const Error& error) {
+    EXPECT_EQ(std::string(error.what()).find("rank " + std::to_string(first) + " on "), 0u) << error.what();
+  }
+  world().barrier();
+}
+
+TEST(RunOn, ATeamWithoutNcclIsToldSoOnAllItsRanksAlike) {
+  setenv("GPTQ_HPC_NCCL_PLUGIN", "/nowhere/plugin.so", 1);
+  const auto team = world().split(world().rank() % 2);
+  EXPECT_EQ(heard_of([&] { make_nccl_collectives(*team, {}); }, ExitCode::communication, "plugin.so"),
+            Heard::collective);
+  unsetenv("GPTQ_HPC_NCCL_PLUGIN");
   world().barrier();
 }
 
