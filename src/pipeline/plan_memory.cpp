@@ -72,14 +72,14 @@ std::int64_t device_weight_bytes(const MemoryQuestion& q) {
 std::int64_t staging_bytes(const MemoryQuestion& q) {
   const std::int64_t streams = q.reference ? 2 : 1;
   const std::int64_t held_out = q.most_held_out_tokens > 0 ? 2 * q.largest_chunk * 4 * q.hidden_size : 0;
-  return streams * 2 * q.largest_chunk * (4 * q.hidden_size + element(q) * q.block.widest_input()) + held_out;
+  return streams * 2 * q.largest_chunk * (4 * q.hidden_size + element(q) * q.block.widest_input) + held_out;
 }
 
 /// What the blocks' kernels need of a chunk: the outputs that are on their way, and a group's input and the
 /// next one's where these do not lie in the activations.
 std::int64_t forward_scratch_bytes(const MemoryQuestion& q, bool whole_blocks) {
-  const std::int64_t inputs = whole_blocks ? 2 * q.block.widest_input() : 0;
-  return q.largest_chunk * element(q) * (q.block.scratch_columns() + inputs);
+  const std::int64_t inputs = whole_blocks ? 2 * q.block.widest_input : 0;
+  return q.largest_chunk * element(q) * (q.block.scratch_columns + inputs);
 }
 
 /// A head ready to multiply with a chunk's states and logits.
@@ -168,7 +168,7 @@ std::int64_t widest_sum_bytes(const MemoryQuestion& q) {
 std::int64_t activation_bytes(const MemoryQuestion& q) {
   if (!q.calibrates) return 0;
   const std::int64_t residuals = q.true_sequential ? 1 : 2;
-  const std::int64_t stream = 4 * q.hidden_size + element(q) * q.block.widest_input();
+  const std::int64_t stream = 4 * q.hidden_size + element(q) * q.block.widest_input;
   return q.most_tokens * (4 * q.hidden_size * (residuals - 1) + stream * (q.reference ? 2 : 1)) +
          q.most_held_out_tokens * 4 * q.hidden_size;
 }

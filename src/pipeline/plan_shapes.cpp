@@ -5,6 +5,7 @@
 #include "io/output_layout.h"
 #include "model/model_rotation.h"
 #include "model/safetensors_reader.h"
+#include "pipeline/block_quantizer.h"
 #include "pipeline/job_context.h"
 #include "quant/packing.h"
 
@@ -24,39 +25,40 @@ std::int64_t quantized_bytes(const LinearShape& layer, const QuantizationSection
 }
 
 /// Where some layer of the group is corrected: what its sums look like.
-void add_correction(const StageGroup& group, const JobConfig& job, const Recipe& recipe,
-                    const std::string& prefix, GroupShape& shape) {
-  if (!uses_reference(job)) return;
+void add_correction(const StageGroup& group, const BlockStep& step, const JobConfig& job,
+                    const Recipe& recipe, const std::string& prefix, GroupShape& shape) {
+  const std::optional<CorrectionTarget> target = correction_target_of(recipe, step);
+  if (!uses_reference(job) || !target) return;
   if (std::none_of(group.layers.begin(), group.layers.end(), [&](const LinearShape& layer) {
         return recipe.selects(prefix + layer.name) && recipe.corrects(prefix + layer.name);
       }))
     return;
-  if (recipe.section().correction_target == "output") {
-    shape.cross_rows = shape.in_features;
-  } else if (group.adds_to_residual) {
-    shape.aims_at_residual = true;
-    shape.cross_rows = shape.outputs;
+  shape.aims_at_residual = target == CorrectionTarget::residual;
+  shape.cross_rows = shape.aims_at_residual ? shape.outputs : shape.in_features;
+}
+
+/// Outputs of the steps that leave something beside the residual stream (q, k, v, gate, up); fused ones once
+/// more where heads are copied out of them; and what waits for its norm or factor, in f32.
+std::int64_t scratch_columns_of(const ModelConfig& config, const BlockLayout& layout) {
+  std::int64_t columns = 0;
+  for (const BlockStep& step : layout.steps) {
+    if (step.writes_residual) continue;
+    for (const StageGroup& group : step.groups) {
+      for (const LinearShape& layer : group.layers) columns += layer.out_features;
+    }
   }
+  if (config.qkv_form == QkvForm::by_head || config.qkv_form == QkvForm::by_group)
+    columns += (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim;
+  if (!layout.steps.back().groups.front().adds_to_residual) columns += 2 * config.hidden_size;
+  return columns;
 }
 
 }  // namespace
-
-std::int64_t BlockShape::widest_input() const {
-  std::int64_t widest = 0;
-  for (const GroupShape& group : groups) widest = std::max(widest, group.in_features);
-  return widest;
-}
 
 std::int64_t BlockShape::most_cross_rows() const {
   std::int64_t most = 0;
   for (const GroupShape& group : groups) most = std::max(most, group.cross_rows);
   return most;
-}
-
-std::int64_t BlockShape::scratch_columns() const {
-  std::int64_t columns = 0;
-  for (std::size_t i = 0; i < groups.size(); i += 2) columns += groups[i].outputs;
-  return columns;
 }
 
 std::int64_t saved_by_head(const ModelWeights& model, const JobConfig& job, const Recipe& recipe) {
@@ -66,42 +68,56 @@ std::int64_t saved_by_head(const ModelWeights& model, const JobConfig& job, cons
   return bytes - quantized_bytes(head, recipe.section_of(head.name));
 }
 
+namespace {
+
+/// One layer's part in its group and block.
+void add_layer(const LinearShape& layer, const std::string& module, const ModelWeights& model,
+               const JobConfig& job, const Recipe& recipe, DType compute, GroupShape& g, BlockShape& shape) {
+  const std::int64_t parameters = layer.in_features * layer.out_features;
+  const std::string weight = module + ".weight";
+  const DType dtype =
+      model.files().contains(weight) ? model.files().info(weight).dtype : model.config().dtype;
+  const DType loaded_dtype =
+      model.rotation() == nullptr ? dtype : model.rotation()->weight_type(module, dtype);
+  const std::int64_t bytes = parameters * static_cast<std::int64_t>(size_of(dtype));
+  const std::int64_t loaded = parameters * static_cast<std::int64_t>(size_of(loaded_dtype));
+  shape.parameters += parameters;
+  shape.linears += 1;
+  shape.padded_columns += (8 - layer.in_features % 8) % 8 * layer.out_features;
+  if (layer.bias) shape.widest_biased = std::max(shape.widest_biased, layer.out_features);
+  if (loaded_dtype != compute) shape.conversion_bytes += std::min(loaded, kConversionBytes);
+  shape.source_bytes += bytes;
+  shape.loaded_bytes += loaded;
+  g.outputs += layer.out_features;
+  g.largest_layer = std::max(g.largest_layer, parameters);
+  if (!recipe.selects(module)) return;
+  const QuantizationSection options = recipe.section_of(module);
+  g.scale_groups = std::max(g.scale_groups, scale_groups_of(layer.in_features, options));
+  g.quantized_rows += layer.out_features;
+  g.quantized_layers += 1;
+  g.conversion_bytes += std::min(parameters + 3 * g.scale_groups * layer.out_features, kConversionBytes);
+  shape.quantized_layers += 1;
+  if (!is_dequantized(job.output)) shape.saved_bytes += bytes - quantized_bytes(layer, options);
+}
+
+}  // namespace
+
 BlockShape measure_block(const ModelWeights& model, const JobConfig& job, const Recipe& recipe,
                          std::int64_t block, DType compute) {
   BlockShape shape;
+  const BlockLayout& layout = model.layout(block);
   const std::string prefix = block_prefix(model.architecture(), block);
-  for (const StageGroup& group : model.groups()) {
-    GroupShape& g = shape.groups.emplace_back();
-    g.in_features = group.in_features;
-    g.scale_groups = scale_groups_of(group.in_features, recipe.section());  // more, where a layer has more
-    for (const LinearShape& layer : group.layers) {
-      const std::int64_t parameters = layer.in_features * layer.out_features;
-      const std::string weight = prefix + layer.name + ".weight";
-      const DType dtype =
-          model.files().contains(weight) ? model.files().info(weight).dtype : model.config().dtype;
-      const DType loaded_dtype =
-          model.rotation() == nullptr ? dtype : model.rotation()->weight_type(prefix + layer.name, dtype);
-      const std::int64_t bytes = parameters * static_cast<std::int64_t>(size_of(dtype));
-      const std::int64_t loaded = parameters * static_cast<std::int64_t>(size_of(loaded_dtype));
-      shape.parameters += parameters;
-      shape.linears += 1;
-      shape.padded_columns += (8 - layer.in_features % 8) % 8 * layer.out_features;
-      if (layer.bias) shape.widest_biased = std::max(shape.widest_biased, layer.out_features);
-      if (loaded_dtype != compute) shape.conversion_bytes += std::min(loaded, kConversionBytes);
-      shape.source_bytes += bytes;
-      shape.loaded_bytes += loaded;
-      g.outputs += layer.out_features;
-      g.largest_layer = std::max(g.largest_layer, parameters);
-      if (!recipe.selects(prefix + layer.name)) continue;
-      const QuantizationSection options = recipe.section_of(prefix + layer.name);
-      g.scale_groups = std::max(g.scale_groups, scale_groups_of(layer.in_features, options));
-      g.quantized_rows += layer.out_features;
-      g.quantized_layers += 1;
-      g.conversion_bytes += std::min(parameters + 3 * g.scale_groups * layer.out_features, kConversionBytes);
-      shape.quantized_layers += 1;
-      if (!is_dequantized(job.output)) shape.saved_bytes += bytes - quantized_bytes(layer, options);
+  shape.widest_input = layout.widest_step();
+  shape.scratch_columns = scratch_columns_of(model.config(), layout);
+  for (const BlockStep& step : layout.steps) {
+    for (const StageGroup& group : step.groups) {
+      GroupShape& g = shape.groups.emplace_back();
+      g.in_features = group.in_features;
+      g.scale_groups = scale_groups_of(group.in_features, recipe.section());  // more, where a layer has more
+      for (const LinearShape& layer : group.layers)
+        add_layer(layer, prefix + layer.name, model, job, recipe, compute, g, shape);
+      add_correction(group, step, job, recipe, prefix, g);
     }
-    add_correction(group, job, recipe, prefix, g);
   }
   return shape;
 }

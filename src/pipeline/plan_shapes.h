@@ -38,10 +38,11 @@ struct BlockShape {
   std::int64_t widest_biased = 0;     ///< outputs of the widest linear with a bias; 0: none has one
   std::int64_t conversion_bytes = 0;  ///< of weights whose type when loaded is not the compute type
 
-  std::int64_t widest_input() const;
+  std::int64_t widest_input = 0;  ///< columns of the widest step's input
+  /// Of the compute type, a row: what attention and MLP leave beside the streams on their way.
+  std::int64_t scratch_columns = 0;
+
   std::int64_t most_cross_rows() const;
-  /// Outputs of the groups that leave something beside the residual stream: q, k, v, gate, up.
-  std::int64_t scratch_columns() const;
 };
 
 /// Bytes by which a quantized head makes the output smaller; 0 where it stays as it is.
