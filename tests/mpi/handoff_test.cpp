@@ -30,8 +30,10 @@ constexpr int kStreams = 2;
 std::unique_ptr<Backend> make_far_backend() {
 #ifdef GPTQ_EMULATED_PLUGIN
   setenv("GPTQ_HPC_CUDA_PLUGIN", GPTQ_EMULATED_PLUGIN, 1);
-  setenv("GPTQ_EMULATION_STREAMS", "lazy", 1);
-  return make_test_backend("cuda");
+  setenv("GPTQ_EMULATION_STREAMS", "lazy", 1);  // read when the first work is put into a queue
+  auto backend = make_test_backend("cuda");
+  unsetenv("GPTQ_HPC_CUDA_PLUGIN");
+  return backend;
 #else
   return nullptr;
 #endif
