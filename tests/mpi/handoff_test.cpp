@@ -17,7 +17,6 @@
 #include "comm/mpi_communicator.h"
 #include "mpi_world.h"
 #include "support/temp_directory.h"
-#include "support/test_backend.h"
 
 namespace gptq::test {
 namespace {
@@ -31,7 +30,7 @@ std::unique_ptr<Backend> make_far_backend() {
 #ifdef GPTQ_EMULATED_PLUGIN
   setenv("GPTQ_HPC_CUDA_PLUGIN", GPTQ_EMULATED_PLUGIN, 1);
   setenv("GPTQ_EMULATION_STREAMS", "lazy", 1);  // read when the first work is put into a queue
-  auto backend = make_test_backend("cuda");
+  auto backend = make_backend({"cuda", 1, 0});
   unsetenv("GPTQ_HPC_CUDA_PLUGIN");
   return backend;
 #else
