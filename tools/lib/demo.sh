@@ -9,7 +9,7 @@ select_demo() {
   DEMO_NAME="$1" DEMO_SAMPLING=()
   case "$1" in
     smollm2-135m) DEMO_TITLE="SmolLM2-135M-Instruct" DEMO_DIR="$CACHE_DIR/quickstart" ;;
-    gemma3-270m) # never saw a text without its bos token: it is a bad model of windows that lack it
+    gemma3-270m) # a bad model of windows that do not begin with its bos token
       DEMO_TITLE="Gemma 3 270M" DEMO_DIR="$CACHE_DIR/quickstart-$1" DEMO_SAMPLING=(--bos) ;;
     *) die "unknown model $1; known are smollm2-135m and gemma3-270m" ;;
   esac
