@@ -129,7 +129,6 @@ MemoryQuestion question_of(const PlanRequest& request) {
   question.true_sequential = request.job.quantization.true_sequential;
   question.reference = question.calibrates && uses_reference(request.job);
   question.refines = request.job.quantization.refine_sweeps > 0;
-  question.turns_tables = request.model.rotation() != nullptr;
   question.checkpoints = request.job.checkpoint.enabled;
   question.hidden_size = config.hidden_size;
   question.embedding_bytes =

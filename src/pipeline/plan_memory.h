@@ -21,7 +21,6 @@ struct MemoryQuestion {
   bool reference = false;  ///< a full-precision stream goes beside
   bool refines = false;
   bool checkpoints = true;
-  bool turns_tables = false;  ///< embedding and head are in memory when they are written: a rotated model
   std::int64_t hidden_size = 0;
   std::int64_t most_tokens = 0;  ///< of a rank
   std::int64_t most_held_out_tokens =

@@ -215,6 +215,18 @@ TEST_F(DevicePlan, RoundToNearestNeedsLittle) {
   EXPECT_EQ(plan.flops.total(), 0);
 }
 
+// Found with Gemma 3, whose embedding is most of the model: 137 MB predicted, 368 MB taken.
+TEST_F(DevicePlan, RoundToNearestLooksThroughTheTablesToo) {
+  const std::int64_t embedding = make_plan(request(0)).host.embedding_bytes;
+  EXPECT_GT(embedding, 0);
+  job_.quantization.method = "rtn";
+  PlanRequest rtn = request(0);
+  rtn.sample_lengths.clear();
+  const Plan plan = make_plan(rtn);
+  EXPECT_EQ(plan.host.embedding_bytes, embedding);
+  EXPECT_GE(plan.host.peak_bytes, plan.host.embedding_bytes);
+}
+
 TEST_F(DevicePlan, JsonHoldsTheDevice) {
   const std::string json = to_json({make_plan(request(80 * kGB)), 0, 1e9});
   EXPECT_THAT(json,
