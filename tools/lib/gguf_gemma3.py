@@ -4,13 +4,8 @@ A GGUF says less than config.json: that every sixth block attends to everything,
 scores' scale are in llama.cpp's code (its model file of gemma3), not in the file, unless newer writers put them there.
 """
 
-from gguf_model import ConversionError, huggingface_name, kind_of, shortest_float, special_tokens, write_weights
+from gguf_model import ConversionError, huggingface_names, kind_of, shortest_float, special_tokens, write_weights
 
-MODEL_TENSORS = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
 BLOCK_TENSORS = {
     "attn_norm.weight": "input_layernorm.weight",
     "attn_q.weight": "self_attn.q_proj.weight",
@@ -90,11 +85,7 @@ def prepare(tensor, weight):
 
 
 def write_model(reader, config, path):
-    names = [huggingface_name(tensor.name, MODEL_TENSORS, BLOCK_TENSORS) for tensor in reader.tensors]
-    expected = 3 + len(BLOCK_TENSORS) * config["num_hidden_layers"] - config["tie_word_embeddings"]
-    if len(set(names)) != expected:
-        raise ConversionError(f"the GGUF has {len(set(names))} tensors, a Gemma 3 of {config['num_hidden_layers']} blocks "
-                              f"has {expected}")
+    names = huggingface_names(reader.tensors, BLOCK_TENSORS, config, "Gemma 3")
     rows = {tensor.name: int(tensor.shape[-1]) for tensor in reader.tensors}["token_embd.weight"]
     if rows != config["vocab_size"]:
         raise ConversionError(f"the GGUF's embedding has {rows} rows for {config['vocab_size']} tokens")

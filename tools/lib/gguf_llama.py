@@ -1,12 +1,7 @@
 """Llama's architecture in GGUF, with a byte-level BPE tokenizer, as SmolLM2 comes: config, weights, tokenizer."""
 
-from gguf_model import ConversionError, huggingface_name, kind_of, shortest_float, write_weights
+from gguf_model import ConversionError, huggingface_names, kind_of, shortest_float, write_weights
 
-MODEL_TENSORS = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
 BLOCK_TENSORS = {
     "attn_norm.weight": "input_layernorm.weight",
     "attn_q.weight": "self_attn.q_proj.weight",
@@ -59,11 +54,7 @@ def rotate_half_rows(weight, heads):
 
 
 def write_model(reader, config, path):
-    names = [huggingface_name(tensor.name, MODEL_TENSORS, BLOCK_TENSORS) for tensor in reader.tensors]
-    expected = 3 + len(BLOCK_TENSORS) * config["num_hidden_layers"] - config["tie_word_embeddings"]
-    if len(set(names)) != expected:
-        raise ConversionError(f"the GGUF has {len(set(names))} tensors, a Llama of {config['num_hidden_layers']} blocks "
-                              f"has {expected}")
+    names = huggingface_names(reader.tensors, BLOCK_TENSORS, config, "Llama")
     heads = {"attn_q.weight": config["num_attention_heads"], "attn_k.weight": config["num_key_value_heads"]}
 
     def prepare(tensor, weight):

@@ -51,15 +51,32 @@ def shortest_float(value):
     return float(str(np.float32(value)))
 
 
-def huggingface_name(name, model_tensors, block_tensors):
+MODEL_TENSORS = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+
+
+def huggingface_name(name, block_tensors):
     """GGUF's name of a tensor → Hugging Face's, by one table for the model's and one for each block's."""
-    if name in model_tensors:
-        return model_tensors[name]
+    if name in MODEL_TENSORS:
+        return MODEL_TENSORS[name]
     if name.startswith("blk."):
         _, block, rest = name.split(".", 2)
         if rest in block_tensors:
             return f"model.layers.{block}.{block_tensors[rest]}"
     raise ConversionError(f"the GGUF has a tensor {name} that this conversion does not know")
+
+
+def huggingface_names(tensors, block_tensors, config, family):
+    """Of all tensors, in their order; they must be what `family` has with so many blocks and such a head."""
+    names = [huggingface_name(tensor.name, block_tensors) for tensor in tensors]
+    blocks = config["num_hidden_layers"]
+    expected = len(MODEL_TENSORS) + len(block_tensors) * blocks - config["tie_word_embeddings"]
+    if len(set(names)) != expected:
+        raise ConversionError(f"the GGUF has {len(set(names))} tensors, a {family} of {blocks} blocks has {expected}")
+    return names
 
 
 def kind_of(name):
