@@ -1,6 +1,8 @@
 // Three ranks of which the last stops while the others wait for it: one in a collective of their team, one
 // for a message. Both name it, and the first to do so ends all of them, the stopped one too.
 
+#include <unistd.h>
+
 #include <csignal>
 #include <cstdio>
 #include <exception>
@@ -9,12 +11,19 @@
 
 namespace {
 
+/// Never comes back. An ending launcher wakes who is stopped before it kills them: the loop keeps such a rank away from
+/// what the others wait for.
+[[noreturn]] void stop_for_ever() {
+  std::raise(SIGSTOP);
+  for (;;) pause();
+}
+
 void play(gptq::Communicator& world) {
   world.set_timeout(2);
   world.expect_busy_ranks();
   const auto team = world.split(world.rank() == 0 ? 1 : 0);
   world.barrier();
-  if (world.rank() == 2) std::raise(SIGSTOP);
+  if (world.rank() == 2) stop_for_ever();
   std::byte never{};
   if (world.rank() == 0) {
     world.receive({&never, 1}, 2, 0)->wait();
