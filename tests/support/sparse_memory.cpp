@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <filesystem>
 #include <string>
 #include <system_error>
 
@@ -45,6 +46,18 @@ RepeatedMemory::RepeatedMemory(std::size_t bytes, std::int64_t value) {
   }
   close(file);
   std::fill_n(as<std::int64_t>(), kPiece / sizeof(std::int64_t), value);
+}
+
+FileMemory::FileMemory(std::size_t bytes) {
+  std::string name = (std::filesystem::temp_directory_path() / "gptq-hpc-wide-XXXXXX").string();
+  const int file = mkstemp(name.data());
+  if (file < 0 || unlink(name.c_str()) != 0 || ftruncate(file, static_cast<off_t>(bytes)) != 0)
+    fail("mkstemp");
+  void* const memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  close(file);
+  if (memory == MAP_FAILED) fail("mmap of a file");
+  memory_ = memory;
+  bytes_ = bytes;
 }
 
 bool wide_tests_wanted() {

@@ -34,6 +34,12 @@ class RepeatedMemory : public SparseMemory {
   RepeatedMemory(std::size_t bytes, std::int64_t value);
 };
 
+/// Zeros in a file under $TMPDIR that nobody else sees: the system may put them on disk when memory is short.
+class FileMemory : public SparseMemory {
+ public:
+  explicit FileMemory(std::size_t bytes);
+};
+
 /// GPTQ_HPC_WIDE=1 in the environment: tests may take minutes and many gigabytes.
 bool wide_tests_wanted();
 /// A whole number in the environment, or `otherwise`.
