@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <optional>
 
 #include "base/error.h"
 #include "base/fp8.h"
@@ -42,13 +41,18 @@ std::string name_of_scales(const SafetensorsReader& files, const std::string& we
   return has_inverse ? inverse : plain;
 }
 
-/// The block of a weight (rows, cols) whose scales have this shape if they belong to blocks of `size`.
-std::optional<Fp8Block> fitting(const Shape& scales, std::int64_t rows, std::int64_t cols, Fp8Block size) {
+/// Do scales of this shape fit a weight (rows, cols) in blocks of `size`? One scale a weight may be a scalar,
+/// one a row a vector.
+bool fits(const Shape& scales, std::int64_t rows, std::int64_t cols, Fp8Block size) {
   const std::int64_t down = blocks_in(rows, size.rows), across = blocks_in(cols, size.cols);
-  const bool one = down == 1 && across == 1 && (scales.empty() || scales == Shape{1});
-  const bool flat = across == 1 && scales == Shape{down};  // one a row, as a vector
-  if (!one && !flat && scales != Shape{down, across}) return std::nullopt;
-  return Fp8Block{std::min(size.rows, rows), std::min(size.cols, cols)};
+  const bool scalar = down == 1 && across == 1 && scales.empty();
+  const bool vector = across == 1 && scales == Shape{down};
+  return scalar || vector || scales == Shape{down, across};
+}
+
+/// Have elements the same scales in blocks of either size?
+bool alike(Fp8Block a, Fp8Block b, std::int64_t rows, std::int64_t cols) {
+  return std::min(a.rows, rows) == std::min(b.rows, rows) && std::min(a.cols, cols) == std::min(b.cols, cols);
 }
 
 template <typename To, typename Round>
@@ -111,20 +115,15 @@ Fp8Scales find_fp8_scales(const SafetensorsReader& files, const std::string& nam
                               {1, std::max<std::int64_t>(1, cols)}};
   sizes.insert(sizes.end(), config.blocks.begin(), config.blocks.end());
   std::vector<std::string> known;
-  bool found = false;
   for (const Fp8Block& size : sizes) {
     known.push_back(fmt::format("({}, {})", blocks_in(rows, size.rows), blocks_in(cols, size.cols)));
-    const auto block = fitting(scales.shape, rows, cols, size);
-    if (!block) continue;
-    if (found && *block != result.block) {
-      throw InputError("{} in {} may belong to blocks of {} x {} or of {} x {}: config.json lists both",
-                       result.name, scales.file, result.block.rows, result.block.cols, block->rows,
-                       block->cols);
-    }
-    result.block = *block;
-    found = true;
+    if (!fits(scales.shape, rows, cols, size)) continue;
+    if (result.block.rows == 0) result.block = size;
+    if (alike(size, result.block, rows, cols)) continue;
+    throw InputError("{} in {} may belong to blocks of {} x {} or of {} x {}: config.json lists both",
+                     result.name, scales.file, result.block.rows, result.block.cols, size.rows, size.cols);
   }
-  if (!found) {
+  if (result.block.rows == 0) {
     throw InputError("{} in {} has shape ({}), but for {} ({}, {}) config.json implies {}", result.name,
                      scales.file, fmt::join(scales.shape, ", "), name, rows, cols, fmt::join(known, " or "));
   }

@@ -12,7 +12,7 @@ namespace gptq {
 /// last block of a side may be short.
 struct Fp8Scales {
   std::string name;  ///< the tensor of scales
-  Fp8Block block;    ///< at most the weight's own extents
+  Fp8Block block;    ///< may pass the weight's extents
 };
 
 /// The scales of an F8_E4M3 tensor, by name (NAME_scale_inv or NAME_scale, both factors of the codes) and
