@@ -13,6 +13,8 @@ namespace {
 
 constexpr std::array<std::string_view, 4> kMethods = {"fp8", "compressed-tensors", "fbgemm_fp8", "modelopt"};
 
+constexpr std::int64_t kMostRows = std::int64_t{1} << 31;  // or columns, of a block: far from overflow
+
 constexpr const char* kStartOver = "; start from the unquantized model";
 
 /// The text of a key must be one of these; absent counts as the first.
@@ -26,7 +28,8 @@ void expect_text(const JsonFields& fields, const std::string& key, const std::ve
 Fp8Block read_block_size(const JsonFields& fields, const std::string& key) {
   const nlohmann::ordered_json& pair = fields.raw(key);
   const auto is_size = [](const nlohmann::ordered_json& value) {
-    return value.is_number_integer() && value.get<std::int64_t>() > 0;
+    return value.is_number_integer() && value.get<std::int64_t>() > 0 &&
+           value.get<std::int64_t>() <= kMostRows;
   };
   if (!pair.is_array() || pair.size() != 2 || !is_size(pair[0]) || !is_size(pair[1]))
     fields.reject(key, "must be two integers >= 1: rows and columns that share a scale");
@@ -62,7 +65,7 @@ void read_weights(const JsonFields& weights, Fp8Config& config) {
   expect_text(weights, "strategy", {"tensor", "channel", "block", "group"});
   const std::string strategy = weights.text("strategy", "tensor");
   if (strategy == "block") add_block(config, read_block_size(weights, "block_structure"));
-  if (strategy == "group") add_block(config, {1, weights.positive("group_size")});
+  if (strategy == "group") add_block(config, {1, std::min(kMostRows, weights.positive("group_size"))});
 }
 
 void read_compressed_tensors(const JsonFields& fields, Fp8Config& config) {

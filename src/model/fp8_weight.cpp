@@ -100,8 +100,7 @@ Fp8Scales find_fp8_scales(const SafetensorsReader& files, const std::string& nam
   }
   if (weight.shape.size() != 2) {
     throw InputError(
-        "{} in {} is F8_E4M3 of shape ({}); only matrices are known in fp8: save fused experts one "
-        "by one",
+        "{} in {} is F8_E4M3 of shape ({}); only matrices are known in fp8: save fused experts one by one",
         name, weight.file, fmt::join(weight.shape, ", "));
   }
   Fp8Scales result{name_of_scales(files, name), {}};
