@@ -14,6 +14,7 @@
 #include "io/output_layout.h"
 #include "io/quantization_config.h"
 #include "io/safetensors_writer.h"
+#include "model/source_tensors.h"
 
 namespace gptq {
 namespace {
@@ -119,13 +120,15 @@ struct Exporter::State {
                   Sha256& hash) {
     const auto found = weights.tensors.find(name.substr(prefix.size()));
     const bool as_it_was = found == weights.tensors.end() || model.architecture().transposed;
-    if (as_it_was) return writer_of(name).copy(name, model.files(), &hash);
-    write_hashed(name, found->second, hash);
+    if (!as_it_was) return write_hashed(name, found->second, hash);
+    if (model.tensors().is_decoded(name)) return write_hashed(name, model.load_outside_blocks(name), hash);
+    writer_of(name).copy(name, model.files(), &hash);
   }
 
-  /// The same outside the blocks, where unturned tensors need not be in memory.
+  /// The same outside the blocks, where tensors that stay as they are need not be in memory.
   void write_outside_blocks(const std::string& name) {
-    if (model.rotation() == nullptr) return writer_of(name).copy(name, model.files());
+    const bool as_it_was = model.rotation() == nullptr && !model.tensors().is_decoded(name);
+    if (as_it_was) return writer_of(name).copy(name, model.files());
     writer_of(name).write(name, model.load_outside_blocks(name));
   }
 

@@ -29,8 +29,8 @@ class Exporter {
   ~Exporter();  ///< removes the partial files, unless told to keep them or gone on from finished blocks
 
   /// Everything of the block: quantized layers packed (or as ordinary weights, where output.format says so),
-  /// all its other tensors in their own dtype, as in the source or as the rotation left them.
-  /// Returns the SHA-256 over the bytes of its tensors in the file's order, taken from memory.
+  /// all its other tensors in their own dtype (fp8 in config.json's), as in the source or as the rotation
+  /// left them. Returns the SHA-256 over the bytes of its tensors in the file's order, taken from memory.
   std::string write_block(std::int64_t block, const BlockWeights& weights,
                           const std::vector<QuantizedLayer>& layers);
   /// The quantized head, where the recipe asks for one; once, before finish(), which misses it otherwise.

@@ -13,6 +13,7 @@
 #include "io/verify.h"
 #include "model/model_config.h"
 #include "model/safetensors_reader.h"
+#include "model/source_tensors.h"
 
 namespace gptq {
 namespace {
@@ -45,7 +46,8 @@ void describe_types(const Tensors& tensors, Description& out) {
   }
 }
 
-/// Weights that the model computes with: a packed module counts as the matrix that it stands for.
+/// Weights that the model computes with: a packed module counts as the matrix that it stands for, scales of
+/// fp8 weights do not count.
 std::uint64_t parameters(const Tensors& tensors) {
   std::uint64_t count = 0;
   for (const auto& [name, info] : tensors) {
@@ -84,6 +86,23 @@ void describe_quantization(const ModelConfig& config, const Tensors& tensors, De
   for (const auto& [form, count] : modules) out.line("", fmt::format("{}: {} modules", form, count));
 }
 
+/// Weights in fp8 by what shares a scale.
+void describe_fp8(const ModelConfig& config, const SourceTensors& tensors, Description& out) {
+  std::map<std::string, int> weights;
+  for (const auto& [name, scales] : tensors.decoded()) {
+    const std::vector<std::int64_t>& shape = tensors.info(name).shape;
+    const Fp8Block& block = scales.block;
+    std::string form = fmt::format("scales of {} x {}", block.rows, block.cols);
+    if (block.rows == 1 && block.cols == shape[1]) form = "one scale a row";
+    if (block.rows == shape[0] && block.cols == shape[1]) form = "one scale each";
+    weights[form] += 1;
+  }
+  out.line("quantization",
+           fmt::format("fp8 (E4M3), {}; read as {}", config.fp8.method, name_of(config.dtype)));
+  for (const auto& [form, count] : weights) out.line("", fmt::format("{}: {} weights", form, count));
+  for (const std::string& mistake : tensors.mistakes()) out.line("", mistake);
+}
+
 /// "rope llama3", "rope default and linear" where blocks differ, "learned", "alibi".
 std::string positions_text(const ModelConfig& config) {
   if (config.positions == Positions::learned) return "learned";
@@ -105,9 +124,14 @@ std::string describe_model(const fs::path& directory) {
   out.line("vocabulary", fmt::format("{}, head {} the embedding", config.vocab_size,
                                      config.tie_word_embeddings ? "tied to" : "apart from"));
   out.line("positions", fmt::format("{}, {}", config.max_position_embeddings, positions_text(config)));
-  out.line("parameters", grouped(parameters(files.tensors())));
+  const SourceTensors tensors(files, config.fp8, config.dtype);
+  out.line("parameters", grouped(parameters(tensors.all())));
   describe_types(files.tensors(), out);
-  describe_quantization(config, files.tensors(), out);
+  if (config.fp8.present) {
+    describe_fp8(config, tensors, out);
+  } else {
+    describe_quantization(config, files.tensors(), out);
+  }
   if (const auto manifest = read_manifest(directory)) {
     out.line("made by", fmt::format("{}, {} files in the manifest (gptq-hpc verify checks them)",
                                     manifest->created_by, manifest->files.size()));

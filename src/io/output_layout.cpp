@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "io/safetensors_writer.h"
 #include "model/recipe_check.h"
+#include "model/source_tensors.h"
 #include "quant/packing.h"
 
 namespace gptq {
@@ -38,7 +39,7 @@ NamedTensors packed_tensors(const std::string& module, const LinearShape& layer,
           {module + ".g_idx", described(DType::i32, {in})}};
 }
 
-/// A kept tensor: as in the source.
+/// A kept tensor: as in the source, in fp8 as an ordinary one.
 std::pair<std::string, TensorInfo> kept(const std::string& name, const TensorInfo& source) {
   return {name, described(source.dtype, source.shape)};
 }
@@ -54,13 +55,13 @@ class LayoutMaker {
   OutputLayout make() {
     const std::string embedding = std::string(model_.architecture().embedding) + ".weight";
     sort_tensors();
-    add({kept(embedding, model_.files().info(embedding))});
+    add({kept(embedding, model_.tensors().info(embedding))});
     layout_.outside_blocks.push_back(embedding);
     for (std::int64_t block = 0; block < model_.config().num_hidden_layers; ++block) add_block(block);
     NamedTensors rest = quantized_head();
     for (const std::string& name : outside_) {
       if (name == embedding || is_left_out(name)) continue;
-      rest.push_back(kept(name, model_.files().info(name == head_ ? model_.head_source() : name)));
+      rest.push_back(kept(name, model_.tensors().info(name == head_ ? model_.head_source() : name)));
       layout_.outside_blocks.push_back(name);
     }
     add(rest);
@@ -76,7 +77,7 @@ class LayoutMaker {
     for (std::size_t b = 0; b < of_block_.size(); ++b) {
       prefixes.push_back(block_prefix(model_.architecture(), static_cast<std::int64_t>(b)));
     }
-    for (const auto& [name, info] : model_.files().tensors()) {
+    for (const auto& [name, info] : model_.tensors().all()) {
       if (name.ends_with(".qweight")) {
         throw InputError(
             "the source model {} is quantized already ('{}'); quantize the original model instead",
@@ -92,7 +93,7 @@ class LayoutMaker {
       }
     }
     // A head that was untied by the rotation is in no file yet.
-    if (!model_.config().tie_word_embeddings && !model_.files().contains(head_)) outside_.push_back(head_);
+    if (!model_.config().tie_word_embeddings && !model_.tensors().contains(head_)) outside_.push_back(head_);
   }
 
   bool is_left_out(const std::string& name) const {
@@ -107,7 +108,7 @@ class LayoutMaker {
     if (const std::string problem = head_problem(model_, recipe_); !problem.empty())
       throw UsageError("{}", problem);
     const NamedTensors tensors = dequantized_
-                                     ? NamedTensors{kept(head_, model_.files().info(model_.head_source()))}
+                                     ? NamedTensors{kept(head_, model_.tensors().info(model_.head_source()))}
                                      : packed_tensors(head.name, head, recipe_.section_of(head.name));
     for (const auto& [name, info] : tensors) layout_.head.push_back(name);
     return tensors;
@@ -122,12 +123,12 @@ class LayoutMaker {
       if (!recipe_.selects(module)) continue;
       replaced.insert(module + ".weight");
       if (dequantized_) {
-        tensors.push_back(kept(module + ".weight", model_.files().info(module + ".weight")));
+        tensors.push_back(kept(module + ".weight", model_.tensors().info(module + ".weight")));
         continue;
       }
       for (auto& tensor : packed_tensors(module, layer, recipe_.section_of(module)))
         tensors.push_back(std::move(tensor));
-      if (model_.files().contains(module + ".bias")) {
+      if (model_.tensors().contains(module + ".bias")) {
         tensors.emplace_back(module + ".bias", described(DType::f16, {layer.out_features}));
         replaced.insert(module + ".bias");
       }
@@ -135,7 +136,7 @@ class LayoutMaker {
     std::vector<std::string>& copied = layout_.copied.emplace_back();
     for (const std::string& name : of_block_[static_cast<std::size_t>(block)]) {
       if (replaced.contains(name) || is_left_out(name)) continue;
-      tensors.push_back(kept(name, model_.files().info(name)));
+      tensors.push_back(kept(name, model_.tensors().info(name)));
       copied.push_back(name);
     }
     add(tensors);

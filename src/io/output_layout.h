@@ -34,8 +34,9 @@ bool is_dequantized(const OutputSection& output);
 
 /// Files hold whole blocks in model order: the embedding first, then the blocks, then everything else; a new
 /// file starts where output.max_shard_bytes would be exceeded. A quantized head is stored like a layer. Left
-/// out: the head of a model that ties it to the embedding (a rotated one does not), and rotary inv_freq
-/// buffers. Throws InputError if the source is quantized already, UsageError if the head cannot be.
+/// out: the head of a model that ties it to the embedding (a rotated one does not), rotary inv_freq buffers,
+/// and the scales of an fp8 source, whose weights count as ordinary ones (SourceTensors). Throws InputError
+/// if the source is quantized already, UsageError if the head cannot be.
 OutputLayout lay_out_output(const ModelWeights& model, const Recipe& recipe, const OutputSection& output);
 
 }  // namespace gptq

@@ -197,6 +197,7 @@ std::string output_config_json(const std::string& source_config, const ModelWeig
   try {
     ordered_json config = ordered_json::parse(source_config);
     if (model.rotation() != nullptr) config["tie_word_embeddings"] = model.config().tie_word_embeddings;
+    config.erase("quantization_config");  // of a source in fp8
     if (!quantize_config.empty()) config["quantization_config"] = ordered_json::parse(quantize_config);
     return config.dump(2) + "\n";
   } catch (const nlohmann::json::exception& error) {

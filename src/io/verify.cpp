@@ -45,7 +45,12 @@ VerifyResult verify_output(const fs::path& directory) {
   const bool dequantized = verify_files(directory, result);
   try {
     const OutputModel model(directory, dequantized);
-    if (!model.config.quantized.present && !dequantized) {
+    if (model.config.fp8.present) {
+      result.failures.push_back(fmt::format(
+          "config.json says that the weights are stored in fp8 (quant_method {}): this is a source for "
+          "`quantize`, not its output; inspect shows what is in it",
+          model.config.fp8.method));
+    } else if (!model.config.quantized.present && !dequantized) {
       result.failures.push_back(
           "config.json has no quantization_config: loaders take the model for an unquantized one");
     } else {

@@ -133,6 +133,7 @@ ModelConfig read_model_config(const std::filesystem::path& model_directory) {
     config.ropes = {read_rope(fields, architecture, config)};
   if (architecture.read != nullptr) architecture.read(fields, config);
   config.quantized = read_quantized_config(fields);
+  config.fp8 = read_fp8_config(fields);
   return config;
 }
 

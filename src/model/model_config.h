@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "model/fp8_config.h"
 #include "model/quantized_config.h"
 
 namespace gptq {
@@ -82,6 +83,7 @@ struct ModelConfig {
 
   using Quantized = QuantizedConfig;
   Quantized quantized;  ///< of a model that is quantized already
+  Fp8Config fp8;        ///< of a source whose weights are stored in fp8
 };
 
 /// Throws InputError naming the file, the key and what is expected; an unknown model_type lists the known

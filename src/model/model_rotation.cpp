@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "model/safetensors_reader.h"
+#include "model/source_tensors.h"
 #include "model/weights.h"
 
 namespace gptq {
@@ -41,9 +41,9 @@ std::set<std::string> known_tensors(const ModelConfig& config, const Architectur
 }
 
 void require_known_tensors(const ModelConfig& config, const Architecture& names,
-                           const SafetensorsReader& files) {
+                           const SourceTensors& tensors) {
   const std::set<std::string> known = known_tensors(config, names);
-  for (const auto& [name, info] : files.tensors()) {
+  for (const auto& [name, info] : tensors.all()) {
     if (name.ends_with(".qweight")) refuse("it is quantized already ('{}')", name);
     if (known.contains(name) || name.ends_with("rotary_emb.inv_freq")) continue;
     refuse("'{}' is no tensor of a {} model as this program knows it, and may read or write what is turned",
@@ -67,12 +67,12 @@ std::int64_t turnable_width(const ModelConfig& config, const Architecture& names
 }  // namespace
 
 ModelRotation::ModelRotation(const ModelConfig& config, const Architecture& architecture,
-                             const SafetensorsReader& files, RotationRounding rounding)
+                             const SourceTensors& tensors, RotationRounding rounding)
     : config_(config),
       architecture_(architecture),
       rounding_(std::move(rounding)),
       stream_(turnable_width(config, architecture), kResidualStream) {
-  require_known_tensors(config, architecture, files);
+  require_known_tensors(config, architecture, tensors);
 }
 
 HostTensor ModelRotation::turned(HostTensor tensor, const WeightTurn& how, DType dtype,

@@ -9,7 +9,7 @@
 namespace gptq {
 
 struct BlockWeights;
-class SafetensorsReader;
+class SourceTensors;
 
 /// What a rotated model's tensors are rounded to.
 struct RotationRounding {
@@ -31,7 +31,7 @@ class ModelRotation {
   /// Throws UsageError, with the reason, for a model that cannot be turned without changing what it computes:
   /// one that is quantized, whose norms add an offset, of an awkward width, or with tensors whose part in the
   /// forward pass is not known.
-  ModelRotation(const ModelConfig& config, const Architecture& architecture, const SafetensorsReader& files,
+  ModelRotation(const ModelConfig& config, const Architecture& architecture, const SourceTensors& tensors,
                 RotationRounding rounding);
 
   /// Tensors as read from the source become those of the rotated model. Throws InputError for a value that

@@ -7,6 +7,7 @@
 #include <regex>
 #include <set>
 
+#include "model/fp8_config.h"
 #include "model/json_fields.h"
 
 namespace gptq {
@@ -169,8 +170,12 @@ QuantizedConfig read_quantized_config(const JsonFields& fields) {
   if (!fields.has("quantization_config")) return result;
   const JsonFields quantized = fields.child("quantization_config");
   const std::string method = quantized.text("quant_method", "gptq");
+  if (is_fp8_method(method)) return result;
   if (method != "gptq" && method != "mixed_gptq") {
-    quantized.reject("quant_method", "must be gptq or mixed_gptq; start from the unquantized model");
+    quantized.reject("quant_method",
+                     fmt::format("must be gptq or mixed_gptq, or one of fp8 weights ({}); start from the "
+                                 "unquantized model",
+                                 fp8_methods()));
   }
   result.present = true;
   const auto format = find_checkpoint_format(quantized.text("checkpoint_format", "gptq"));

@@ -54,7 +54,8 @@ struct QuantizedConfig : QuantizedForm {
 /// 2, so loaders must read the zeros: they are told that the grid is asymmetric.
 QuantizedForm stored_form(const QuantizationSection& section);
 
-/// fields: all of config.json. Throws InputError for what this program cannot read.
+/// fields: all of config.json. Not present where the method is one of fp8 weights (fp8_config.h). Throws
+/// InputError for what this program cannot read.
 QuantizedConfig read_quantized_config(const JsonFields& fields);
 
 }  // namespace gptq

@@ -268,8 +268,13 @@ const TensorInfo& SafetensorsReader::info(const std::string& name) const {
 HostTensor SafetensorsReader::read(const std::string& name) const {
   const TensorInfo& where = info(name);
   HostTensor tensor = make_tensor(where.dtype, where.shape);
-  open_input(directory_ / where.file).read_at(tensor.storage.data(), where.bytes, where.offset);
+  read_into(name, tensor.storage.data());
   return tensor;
+}
+
+void SafetensorsReader::read_into(const std::string& name, std::byte* to) const {
+  const TensorInfo& where = info(name);
+  open_input(directory_ / where.file).read_at(to, where.bytes, where.offset);
 }
 
 }  // namespace gptq

@@ -35,6 +35,8 @@ class SafetensorsReader {
   const TensorInfo& info(const std::string& name) const;  ///< throws InputError with the nearest name
   const std::map<std::string, TensorInfo>& tensors() const { return tensors_; }
   HostTensor read(const std::string& name) const;
+  /// The tensor's bytes, as many as info() says.
+  void read_into(const std::string& name, std::byte* to) const;
   const std::filesystem::path& directory() const { return directory_; }
 
  private:

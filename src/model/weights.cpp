@@ -9,6 +9,7 @@
 #include "model/model_rotation.h"
 #include "model/packed_linear.h"
 #include "model/safetensors_reader.h"
+#include "model/source_tensors.h"
 
 namespace gptq {
 namespace {
@@ -24,15 +25,18 @@ using Shape = std::vector<std::int64_t>;
 /// Collects what is wrong with the tensors of a model.
 class Checker {
  public:
-  explicit Checker(const SafetensorsReader& reader) : reader_(reader) {}
+  Checker(const SafetensorsReader& reader, const SourceTensors& tensors)
+      : reader_(reader), tensors_(tensors) {
+    for (const std::string& mistake : tensors.mistakes()) add(mistake);
+  }
 
   void tensor(const std::string& name, const Shape& shape) {
-    if (!reader_.contains(name)) return add(fmt::format("{} is missing", name));
-    const TensorInfo& info = reader_.info(name);
+    if (!tensors_.contains(name)) return add(fmt::format("{} is missing", name));
+    const TensorInfo& info = tensors_.info(name);
     if (info.shape != shape) {
       add(fmt::format("{} in {} has shape ({}), but config.json implies ({})", name, info.file,
                       fmt::join(info.shape, ", "), fmt::join(shape, ", ")));
-    } else if (!is_float(info.dtype)) {
+    } else if (!is_float(info.dtype) && info.dtype != DType::f8_e4m3) {  // else among the mistakes already
       add(fmt::format("{} in {} has type {}; F32, F16 or BF16 is needed", name, info.file,
                       name_of(info.dtype)));
     }
@@ -44,6 +48,9 @@ class Checker {
         add(std::move(mistake));
     } else {
       tensor(module + ".weight", shape.stored_shape());
+      if (shape.transposed && tensors_.is_decoded(module + ".weight"))
+        add(fmt::format("{}.weight is F8_E4M3; of layers stored as (in, out) no form in fp8 is known",
+                        module));
     }
     if (shape.bias) tensor(module + ".bias", {shape.out_features});
   }
@@ -63,6 +70,7 @@ class Checker {
   }
 
   const SafetensorsReader& reader_;
+  const SourceTensors& tensors_;
   std::vector<std::string> mistakes_;
   std::size_t count_ = 0;
 };
@@ -167,6 +175,7 @@ ModelWeights::ModelWeights(const std::filesystem::path& model_directory)
     : directory_(model_directory),
       config_(read_model_config(model_directory)),
       reader_(std::make_unique<SafetensorsReader>(model_directory)),
+      tensors_(std::make_unique<SourceTensors>(*reader_, config_.fp8, config_.dtype)),
       architecture_(architecture_in(*reader_, config_)),
       files_tie_head_(config_.tie_word_embeddings) {
   for (std::int64_t block = 0; block < config_.num_hidden_layers; ++block)
@@ -177,12 +186,12 @@ ModelWeights::~ModelWeights() = default;
 
 void ModelWeights::rotate(RotationRounding rounding) {
   GPTQ_EXPECT(rotation_ == nullptr);
-  rotation_ = std::make_unique<ModelRotation>(config_, architecture_, *reader_, std::move(rounding));
+  rotation_ = std::make_unique<ModelRotation>(config_, architecture_, *tensors_, std::move(rounding));
   config_.tie_word_embeddings = false;
 }
 
 void ModelWeights::check() const {
-  Checker checker(*reader_);
+  Checker checker(*reader_, *tensors_);
   const LinearShape head = head_shape(architecture_, config_);
   for (const TensorShape& tensor : outside_tensors(architecture_, config_))
     checker.tensor(tensor.name, tensor.shape);
@@ -197,7 +206,7 @@ void ModelWeights::check() const {
 }
 
 HostTensor ModelWeights::load(const std::string& name) const {
-  HostTensor tensor = reader_->read(name);
+  HostTensor tensor = tensors_->read(name);
   require_finite(tensor, name, *reader_, reader_->info(name).file);
   return tensor;
 }

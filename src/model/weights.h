@@ -14,8 +14,10 @@ namespace gptq {
 class ModelRotation;
 struct RotationRounding;
 class SafetensorsReader;
+class SourceTensors;
 
-/// The tensors of one block by their name inside it ("self_attn.q_proj.weight"), in the file's dtype.
+/// The tensors of one block by their name inside it ("self_attn.q_proj.weight"), in the file's dtype; weights
+/// in fp8 in config.json's.
 struct BlockWeights {
   std::int64_t block = 0;
   std::map<std::string, HostTensor> tensors;
@@ -31,7 +33,8 @@ Architecture architecture_in(const SafetensorsReader& files, const ModelConfig& 
 HostTensor transposed(const HostTensor& weight);
 
 /// A model's weights on disk, brought into memory when asked for. GPTQ-quantized linears are dequantized on
-/// the way (to f32: scale · (code − zero)), so that a quantized model reads like any other.
+/// the way (to f32: scale · (code − zero)), so that a quantized model reads like any other; so are weights
+/// in fp8 (SourceTensors).
 class ModelWeights {
  public:
   explicit ModelWeights(const std::filesystem::path& model_directory);
@@ -47,6 +50,8 @@ class ModelWeights {
   const Architecture& architecture() const { return architecture_; }
   const BlockLayout& layout(std::int64_t block) const { return layouts_.at(static_cast<std::size_t>(block)); }
   const SafetensorsReader& files() const { return *reader_; }
+  /// What the files hold as ordinary tensors: what is read, kept and counted everywhere behind.
+  const SourceTensors& tensors() const { return *tensors_; }
 
   /// Every tensor is present with the shape that config.json implies; reads headers only. Throws one
   /// InputError that lists all mistakes (at most 20).
@@ -75,6 +80,7 @@ class ModelWeights {
   std::filesystem::path directory_;
   ModelConfig config_;
   std::unique_ptr<SafetensorsReader> reader_;
+  std::unique_ptr<SourceTensors> tensors_;
   Architecture architecture_;
   std::vector<BlockLayout> layouts_;  ///< of each block
   bool files_tie_head_;

@@ -168,6 +168,11 @@ std::map<std::string, std::string> job_identity(const JobConfig& job, const Mode
   });
   comm.broadcast(digits.data(), digits.size(), 0);
   identity["weights sha256"] = std::string(digits.begin(), digits.end());
+  // config.json decides what the bytes of an fp8 source mean.
+  if (const ModelConfig& config = model.config(); config.fp8.present) {
+    std::string& form = identity["fp8 weights"] = std::string(name_of(config.dtype));
+    for (const Fp8Block& block : config.fp8.blocks) form += fmt::format(", {} x {}", block.rows, block.cols);
+  }
   return identity;
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/process.h"
 #include "model/safetensors_reader.h"
+#include "model/source_tensors.h"
 #include "pipeline/job_context.h"
 #include "pipeline/job_directory.h"
 #include "pipeline/sample_shard.h"
@@ -97,8 +98,8 @@ void plan_samples(const PlanRequest& request, const std::vector<Chunk>& chunks, 
 /// Of a head that no file of the source holds.
 std::int64_t untied_head_bytes(const ModelWeights& model) {
   const std::string head = std::string(model.architecture().head) + ".weight";
-  if (model.config().tie_word_embeddings || model.files().contains(head)) return 0;
-  return static_cast<std::int64_t>(model.files().info(model.head_source()).bytes);
+  if (model.config().tie_word_embeddings || model.tensors().contains(head)) return 0;
+  return static_cast<std::int64_t>(model.tensors().info(model.head_source()).bytes);
 }
 
 std::optional<Place> named_place(const std::string& name) {
@@ -173,8 +174,9 @@ Plan make_plan(const PlanRequest& request) {
 
   for (const auto& [name, info] : request.model.files().tensors())
     plan.read_bytes += static_cast<std::int64_t>(info.bytes);
-  plan.output_bytes =
-      plan.read_bytes + untied_head_bytes(request.model) - saved_by_head(request.model, job, recipe);
+  for (const auto& [name, info] : request.model.tensors().all())
+    plan.output_bytes += static_cast<std::int64_t>(info.bytes);
+  plan.output_bytes += untied_head_bytes(request.model) - saved_by_head(request.model, job, recipe);
   for (std::int64_t block = 0; block < plan.blocks; ++block) {
     BlockShape shape = measure_block(request.model, job, recipe, block, plan.compute);
     add_block(shape, request, plan);

@@ -4,7 +4,7 @@
 
 #include "io/output_layout.h"
 #include "model/model_rotation.h"
-#include "model/safetensors_reader.h"
+#include "model/source_tensors.h"
 #include "pipeline/block_quantizer.h"
 #include "pipeline/job_context.h"
 #include "quant/packing.h"
@@ -64,7 +64,7 @@ std::int64_t BlockShape::most_cross_rows() const {
 std::int64_t saved_by_head(const ModelWeights& model, const JobConfig& job, const Recipe& recipe) {
   const LinearShape head = head_shape(model.architecture(), model.config());
   if (is_dequantized(job.output) || !recipe.quantizes_head(head.name)) return 0;
-  const auto bytes = static_cast<std::int64_t>(model.files().info(model.head_source()).bytes);
+  const auto bytes = static_cast<std::int64_t>(model.tensors().info(model.head_source()).bytes);
   return bytes - quantized_bytes(head, recipe.section_of(head.name));
 }
 
@@ -75,8 +75,8 @@ void add_layer(const LinearShape& layer, const std::string& module, const ModelW
                const JobConfig& job, const Recipe& recipe, DType compute, GroupShape& g, BlockShape& shape) {
   const std::int64_t parameters = layer.in_features * layer.out_features;
   const std::string weight = module + ".weight";
-  const DType dtype =
-      model.files().contains(weight) ? model.files().info(weight).dtype : model.config().dtype;
+  const bool is_stored = model.tensors().contains(weight);
+  const DType dtype = is_stored ? model.tensors().info(weight).dtype : model.config().dtype;
   const DType loaded_dtype =
       model.rotation() == nullptr ? dtype : model.rotation()->weight_type(module, dtype);
   const std::int64_t bytes = parameters * static_cast<std::int64_t>(size_of(dtype));
@@ -86,7 +86,7 @@ void add_layer(const LinearShape& layer, const std::string& module, const ModelW
   shape.padded_columns += (8 - layer.in_features % 8) % 8 * layer.out_features;
   if (layer.bias) shape.widest_biased = std::max(shape.widest_biased, layer.out_features);
   if (loaded_dtype != compute) shape.conversion_bytes += std::min(loaded, kConversionBytes);
-  shape.source_bytes += bytes;
+  shape.source_bytes += is_stored ? static_cast<std::int64_t>(model.tensors().stored_bytes(weight)) : bytes;
   shape.loaded_bytes += loaded;
   g.outputs += layer.out_features;
   g.largest_layer = std::max(g.largest_layer, parameters);

@@ -187,7 +187,7 @@ TEST(RotatedModel, IsRefusedWhereItDoesNotFit) {
   Architecture offset = find_architecture("llama");
   offset.norm_weight_offset = 1;
   const ModelWeights model(test::fixture_path("llama"));
-  EXPECT_THROW(ModelRotation(model.config(), offset, model.files(), nothing_quantized()), UsageError);
+  EXPECT_THROW(ModelRotation(model.config(), offset, model.tensors(), nothing_quantized()), UsageError);
 }
 
 TEST(RotatedModel, AValueThatOutgrowsItsTypeIsNamed) {
