@@ -8,7 +8,6 @@
 #include "base/error.h"
 #include "config/nearest.h"
 #include "config/output_format.h"
-#include "model/safetensors_reader.h"
 
 namespace gptq {
 namespace {
@@ -16,7 +15,7 @@ namespace {
 /// A recipe and the layers it is for.
 class RecipeChecker {
  public:
-  RecipeChecker(const ModelWeights& model, const JobConfig& job)
+  RecipeChecker(const ModelShape& model, const JobConfig& job)
       : model_(model), job_(job), section_(job.quantization), recipe_(job.quantization) {
     for (const StageGroup& group : model.groups()) {
       for (const LinearShape& layer : group.layers) names_.push_back(layer.name);
@@ -34,7 +33,7 @@ class RecipeChecker {
     if (!problem.empty()) mistakes_.push_back(problem);
     check_mixed_form();
     if (!mistakes_.empty()) {
-      throw UsageError("the recipe does not fit the model {}:\n{}", model_.files().directory().string(),
+      throw UsageError("the recipe does not fit the model {}:\n{}", model_.directory().string(),
                        fmt::join(mistakes_, "\n"));
     }
     note_idle_rules();
@@ -167,7 +166,7 @@ class RecipeChecker {
                        form.desc_act ? ", activation order" : "");
   }
 
-  const ModelWeights& model_;
+  const ModelShape& model_;
   const JobConfig& job_;
   const QuantizationSection& section_;
   const Recipe recipe_;
@@ -179,7 +178,7 @@ class RecipeChecker {
 
 }  // namespace
 
-std::string head_problem(const ModelWeights& model, const Recipe& recipe) {
+std::string head_problem(const ModelShape& model, const Recipe& recipe) {
   const std::string head(model.architecture().head);
   const bool tied = model.config().tie_word_embeddings && recipe.section().rotation == "none";
   if (!tied || !recipe.quantizes_head(head)) return "";
@@ -190,7 +189,7 @@ std::string head_problem(const ModelWeights& model, const Recipe& recipe) {
       head);
 }
 
-std::vector<std::string> check_recipe(const ModelWeights& model, const JobConfig& job) {
+std::vector<std::string> check_recipe(const ModelShape& model, const JobConfig& job) {
   return RecipeChecker(model, job).run();
 }
 

@@ -5,8 +5,8 @@
 #include <optional>
 #include <span>
 
+#include "base/error.h"
 #include "base/process.h"
-#include "model/safetensors_reader.h"
 #include "pipeline/job_context.h"
 #include "pipeline/job_directory.h"
 #include "pipeline/sample_shard.h"
@@ -79,8 +79,9 @@ void plan_samples(const PlanRequest& request, const std::vector<Chunk>& chunks, 
     plan.held_out_tokens += chunk.held_out ? chunk.tokens : 0;
     question.largest_chunk = std::max(question.largest_chunk, chunk.tokens);
   }
-  for (int rank = 0; rank < plan.ranks; ++rank) {
-    const auto [first, last] = chunks_of_rank(chunks, rank, plan.ranks);
+  const int replicas = plan.ranks / plan.stages;
+  for (int rank = 0; rank < replicas; ++rank) {
+    const auto [first, last] = chunks_of_rank(chunks, rank, replicas);
     std::int64_t tokens = 0, held_out = 0;
     for (std::size_t i = first; i < last; ++i) {
       tokens += chunks[i].tokens;
@@ -90,15 +91,8 @@ void plan_samples(const PlanRequest& request, const std::vector<Chunk>& chunks, 
     question.most_tokens = std::max(question.most_tokens, tokens);
     if (plan.reference == ReferenceStream::held_out)
       question.most_held_out_tokens = std::max(question.most_held_out_tokens, held_out);
-    plan.idle_ranks += tokens == 0 ? 1 : 0;
+    plan.idle_ranks += tokens == 0 ? plan.stages : 0;
   }
-}
-
-/// Of a head that no file of the source holds.
-std::int64_t untied_head_bytes(const ModelWeights& model) {
-  const std::string head = std::string(model.architecture().head) + ".weight";
-  if (model.config().tie_word_embeddings || model.files().contains(head)) return 0;
-  return static_cast<std::int64_t>(model.files().info(model.head_source()).bytes);
 }
 
 std::optional<Place> named_place(const std::string& name) {
@@ -128,8 +122,9 @@ MemoryQuestion question_of(const PlanRequest& request) {
   question.calibrates = request.job.quantization.method == "gptq" && !request.sample_lengths.empty();
   question.true_sequential = request.job.quantization.true_sequential;
   question.reference = question.calibrates && uses_reference(request.job);
+  question.keeps_inputs = question.reference && request.stages > 1;
   question.refines = request.job.quantization.refine_sweeps > 0;
-  question.turns_tables = request.model.rotation() != nullptr;
+  question.turns_tables = request.model.rotated();
   question.checkpoints = request.job.checkpoint.enabled;
   question.hidden_size = config.hidden_size;
   question.embedding_bytes =
@@ -155,7 +150,9 @@ Plan make_plan(const PlanRequest& request) {
   const JobConfig& job = request.job;
   const Recipe recipe(job.quantization);
   Plan plan;
+  GPTQ_EXPECT(request.stages >= 1 && request.ranks % request.stages == 0);
   plan.ranks = request.ranks;
+  plan.stages = request.stages;
   plan.compute = request.compute;
   plan.device = request.device;
   plan.blocks = request.model.config().num_hidden_layers;
@@ -172,10 +169,9 @@ Plan make_plan(const PlanRequest& request) {
                            static_cast<double>(config.vocab_size * config.hidden_size);
   }
 
-  for (const auto& [name, info] : request.model.files().tensors())
-    plan.read_bytes += static_cast<std::int64_t>(info.bytes);
+  plan.read_bytes = request.model.source_bytes();
   plan.output_bytes =
-      plan.read_bytes + untied_head_bytes(request.model) - saved_by_head(request.model, job, recipe);
+      plan.read_bytes + request.model.untied_head_bytes() - saved_by_head(request.model, job, recipe);
   for (std::int64_t block = 0; block < plan.blocks; ++block) {
     BlockShape shape = measure_block(request.model, job, recipe, block, plan.compute);
     add_block(shape, request, plan);
@@ -186,6 +182,9 @@ Plan make_plan(const PlanRequest& request) {
     plan.reduced_bytes = plan.broadcast_bytes = 0;
   }
 
+  // Of the blocks a rank reads those of its stage.
+  plan.read_bytes -= plan.block_read_bytes - plan.block_read_bytes / plan.stages;
+  plan.block_read_bytes /= plan.stages;
   question.place = chosen_place(job.compute.activations, question, request.host_bytes_per_rank());
   plan.activation_place = question.place;
   plan.host = host_memory(question);

@@ -6,7 +6,7 @@
 
 #include "config/job_config.h"
 #include "io/calibration.h"
-#include "model/weights.h"
+#include "model/model_shape.h"
 #include "pipeline/activations.h"
 #include "pipeline/plan_memory.h"
 #include "pipeline/planned_device.h"
@@ -40,6 +40,7 @@ enum class ReferenceStream { none, held_out, all };
 struct Plan {
   // What it is planned for.
   int ranks = 1;
+  int stages = 1;
   DType compute = DType::f32;
   PlannedDevice device{};
   std::int64_t blocks = 0;
@@ -77,13 +78,14 @@ struct Plan {
 /// What a plan is made from.
 struct PlanRequest {
   const JobConfig& job;
-  const ModelWeights& model;
+  ModelShape model;
   std::vector<std::int64_t> sample_lengths;
   int ranks = 1;
   DType compute = DType::f32;
   PlannedDevice device{};
   std::int64_t node_memory_bytes = 0;  ///< of the host
   int ranks_on_node = 1;               ///< that share it
+  int stages = 1;  ///< of the ranks: each holds its own blocks, ranks / stages the samples
 
   std::int64_t host_bytes_per_rank() const { return node_memory_bytes / ranks_on_node; }
 };
@@ -95,6 +97,7 @@ Plan make_plan(const PlanRequest& request);
 /// Throws UsageError if the plan needs more of the device's memory, or of a node's, than there is: with the
 /// figures and the settings nearest to these that would fit.
 void require_fit(const PlanRequest& request, const Plan& plan);
+bool fits(const PlanRequest& request, const Plan& plan);
 
 /// Where `eval` keeps the residual stream of its samples.
 Activations::Room evaluation_room(const JobConfig& job, const Backend& backend, const ModelWeights& model,

@@ -167,7 +167,9 @@ std::int64_t activation_bytes(const MemoryQuestion& q) {
   if (!q.calibrates) return 0;
   const std::int64_t residuals = q.true_sequential ? 1 : 2;
   const std::int64_t stream = 4 * q.hidden_size + element(q) * q.block.widest_input();
-  return q.most_tokens * (4 * q.hidden_size * (residuals - 1) + stream * (q.reference ? 2 : 1)) +
+  std::int64_t kept = 0;
+  for (const GroupShape& group : q.block.groups) kept += q.keeps_inputs ? element(q) * group.in_features : 0;
+  return q.most_tokens * (4 * q.hidden_size * (residuals - 1) + stream * (q.reference ? 2 : 1) + kept) +
          q.most_held_out_tokens * 4 * q.hidden_size;
 }
 

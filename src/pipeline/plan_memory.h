@@ -18,7 +18,8 @@ struct MemoryQuestion {
   int ranks = 1;
   bool calibrates = true;  ///< false: round-to-nearest
   bool true_sequential = true;
-  bool reference = false;  ///< a full-precision stream goes beside
+  bool reference = false;     ///< a full-precision stream goes beside
+  bool keeps_inputs = false;  ///< of that stream, those of a whole block
   bool refines = false;
   bool checkpoints = true;
   bool turns_tables = false;  ///< embedding and head are in memory when they are written: a rotated model

@@ -3,8 +3,6 @@
 #include <algorithm>
 
 #include "io/output_layout.h"
-#include "model/model_rotation.h"
-#include "model/safetensors_reader.h"
 #include "pipeline/job_context.h"
 #include "quant/packing.h"
 
@@ -59,28 +57,25 @@ std::int64_t BlockShape::scratch_columns() const {
   return columns;
 }
 
-std::int64_t saved_by_head(const ModelWeights& model, const JobConfig& job, const Recipe& recipe) {
+std::int64_t saved_by_head(const ModelShape& model, const JobConfig& job, const Recipe& recipe) {
   const LinearShape head = head_shape(model.architecture(), model.config());
   if (is_dequantized(job.output) || !recipe.quantizes_head(head.name)) return 0;
-  const auto bytes = static_cast<std::int64_t>(model.files().info(model.head_source()).bytes);
-  return bytes - quantized_bytes(head, recipe.section_of(head.name));
+  return model.head_bytes() - quantized_bytes(head, recipe.section_of(head.name));
 }
 
-BlockShape measure_block(const ModelWeights& model, const JobConfig& job, const Recipe& recipe,
+BlockShape measure_block(const ModelShape& model, const JobConfig& job, const Recipe& recipe,
                          std::int64_t block, DType compute) {
   BlockShape shape;
   const std::string prefix = block_prefix(model.architecture(), block);
-  for (const StageGroup& group : model.groups()) {
+  for (const StageGroup& group : model.groups(block)) {
     GroupShape& g = shape.groups.emplace_back();
     g.in_features = group.in_features;
     g.scale_groups = scale_groups_of(group.in_features, recipe.section());  // more, where a layer has more
     for (const LinearShape& layer : group.layers) {
       const std::int64_t parameters = layer.in_features * layer.out_features;
-      const std::string weight = prefix + layer.name + ".weight";
-      const DType dtype =
-          model.files().contains(weight) ? model.files().info(weight).dtype : model.config().dtype;
-      const DType loaded_dtype =
-          model.rotation() == nullptr ? dtype : model.rotation()->weight_type(prefix + layer.name, dtype);
+      const bool selected = recipe.selects(prefix + layer.name);
+      const DType dtype = model.dtype_of(prefix + layer.name);
+      const DType loaded_dtype = model.rotated() && selected ? DType::f32 : dtype;  // as ModelRotation says
       const std::int64_t bytes = parameters * static_cast<std::int64_t>(size_of(dtype));
       const std::int64_t loaded = parameters * static_cast<std::int64_t>(size_of(loaded_dtype));
       shape.parameters += parameters;
@@ -92,7 +87,7 @@ BlockShape measure_block(const ModelWeights& model, const JobConfig& job, const 
       shape.loaded_bytes += loaded;
       g.outputs += layer.out_features;
       g.largest_layer = std::max(g.largest_layer, parameters);
-      if (!recipe.selects(prefix + layer.name)) continue;
+      if (!selected) continue;
       const QuantizationSection options = recipe.section_of(prefix + layer.name);
       g.scale_groups = std::max(g.scale_groups, scale_groups_of(layer.in_features, options));
       g.quantized_rows += layer.out_features;

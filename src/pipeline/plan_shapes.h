@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "config/job_config.h"
-#include "model/weights.h"
+#include "model/model_shape.h"
 #include "quant/recipe.h"
 
 /// Sizes of a model as the plan needs them. Private to the plan.
@@ -45,10 +45,10 @@ struct BlockShape {
 };
 
 /// Bytes by which a quantized head makes the output smaller; 0 where it stays as it is.
-std::int64_t saved_by_head(const ModelWeights& model, const JobConfig& job, const Recipe& recipe);
+std::int64_t saved_by_head(const ModelShape& model, const JobConfig& job, const Recipe& recipe);
 
 /// What a block of this model takes in the work of this job.
-BlockShape measure_block(const ModelWeights& model, const JobConfig& job, const Recipe& recipe,
+BlockShape measure_block(const ModelShape& model, const JobConfig& job, const Recipe& recipe,
                          std::int64_t block, DType compute);
 
 }  // namespace gptq

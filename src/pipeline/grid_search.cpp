@@ -1,0 +1,191 @@
+#include "pipeline/grid_search.h"
+
+#include <algorithm>
+#include <charconv>
+#include <optional>
+
+#include "base/error.h"
+#include "pipeline/job_context.h"
+#include "pipeline/progress.h"
+
+namespace gptq {
+namespace {
+
+/// Grids whose bound passes the best one's by more are not simulated.
+constexpr double kWorthSimulating = 1.5;
+
+bool allowed(const GridShape& grid, const GridWish& wish) {
+  return (wish.stages == 0 || grid.stages == wish.stages) &&
+         (wish.replicas == 0 || grid.replicas == wish.replicas);
+}
+
+/// By falling number of replicas.
+std::vector<GridShape> grids_of(int ranks, std::int64_t blocks) {
+  std::vector<GridShape> grids;
+  for (int stages = 1; stages <= ranks && stages <= blocks; ++stages)
+    if (ranks % stages == 0) grids.push_back({stages, ranks / stages});
+  return grids;
+}
+
+std::vector<GridShape> wished_grids(int ranks, std::int64_t blocks, const GridWish& wish) {
+  const std::vector<GridShape> all = grids_of(ranks, blocks);
+  std::vector<GridShape> grids;
+  std::copy_if(all.begin(), all.end(), std::back_inserter(grids),
+               [&](const GridShape& grid) { return allowed(grid, wish); });
+  if (!grids.empty()) return grids;
+  std::vector<GridShape> near = all;
+  const int stages = wish.stages > 0 ? wish.stages : std::max(1, ranks / wish.replicas);
+  std::stable_sort(near.begin(), near.end(), [&](const GridShape& a, const GridShape& b) {
+    return std::abs(a.stages - stages) < std::abs(b.stages - stages);
+  });
+  near.resize(std::min<std::size_t>(2, near.size()));
+  std::string text;
+  for (const GridShape& grid : near)
+    text += fmt::format("{}{}x{}", text.empty() ? "" : " or ", grid.stages, grid.replicas);
+  const auto part = [](int number) { return number > 0 ? std::to_string(number) : std::string("any"); };
+  throw UsageError(
+      "a grid of {} stages x {} replicas cannot be made of {} ranks and {} blocks: stages x replicas must be "
+      "the number of ranks, and a stage needs a block. Nearest: {}",
+      part(wish.stages), part(wish.replicas), ranks, blocks, text);
+}
+
+/// Seconds that no schedule of this grid can beat: forward pass and sums of the fullest replica, and the rows
+/// shared by all ranks. With quantized propagation stages take turns.
+double bound(const PlanRequest& request, const Plan& plan, const Machine& machine, const GridChoice& choice) {
+  const auto samples = static_cast<std::int64_t>(request.sample_lengths.size());
+  const std::vector<Chunk> chunks = make_chunks(request.sample_lengths, plan.chunk_tokens,
+                                                held_out_samples(samples, request.job.calibration.held_out));
+  const TokenShare share = share_of(chunks, request.sample_lengths, 0, choice.grid.replicas);
+  const BlockWork work(request.model, request.job, Recipe(request.job.quantization), 0, request.compute);
+  const Costs costs(machine);
+  double block = 0;
+  for (std::int64_t group = 0; group < work.groups(); ++group) {
+    if (!work.quantizes(group)) continue;
+    block += costs.seconds(work.solve(group, 0, request.ranks));
+    if (!request.sample_lengths.empty()) block += costs.seconds(work.sums(group, share.summed));
+  }
+  if (!request.sample_lengths.empty()) block += costs.seconds(work.pass(share.all));
+  const double threads = machine.is_cpu() ? choice.threads : 1;
+  return block * static_cast<double>(plan.blocks) / threads /
+         (choice.full_precision ? choice.grid.stages : 1);
+}
+
+struct Candidate {
+  GridChoice choice;
+  PlanRequest request;
+  Plan plan;
+  double bound = 0;
+  std::optional<SimulatedJob> simulated;
+};
+
+std::string grid_text(const GridShape& grid) {
+  return fmt::format("{} x {}", grid.stages, grid.replicas);
+}
+
+std::string against(const Candidate& other, const Candidate& best) {
+  const std::string grid = grid_text(other.choice.grid);
+  const std::string least = other.simulated
+                                ? fmt::format("would take {}", duration_text(other.simulated->seconds))
+                                : fmt::format("would take at least {}", duration_text(other.bound));
+  const bool more_stages = other.choice.grid.stages > best.choice.grid.stages;
+  std::string why;
+  if (more_stages && !other.choice.full_precision)
+    why = ": with quantized propagation one stage works at a time, the others help with rows only";
+  if (other.simulated && other.simulated->read_bytes < 0.9 * best.simulated->read_bytes) {
+    why += fmt::format("{} it would read {} instead of {}", why.empty() ? ":" : ";",
+                       bytes_text(static_cast<std::int64_t>(other.simulated->read_bytes)),
+                       bytes_text(static_cast<std::int64_t>(best.simulated->read_bytes)));
+  }
+  return grid + " " + least + why;
+}
+
+/// For a choice, and against the nearest others.
+std::vector<std::string> reasons_of(const Candidate& best, const std::vector<Candidate>& candidates,
+                                    const std::vector<GridShape>& too_large) {
+  std::vector<std::string> reasons;
+  int told = 0;
+  for (const Candidate& other : candidates) {
+    if (other.choice.grid == best.choice.grid || told++ == 3) continue;
+    reasons.push_back(against(other, best));
+  }
+  for (const GridShape& grid : too_large)
+    if (reasons.size() < 5) reasons.push_back(grid_text(grid) + " does not fit the memory");
+  if (best.plan.idle_ranks > 0) {
+    reasons.push_back(fmt::format("{} of the ranks have no samples: there are {} chunks of {} tokens",
+                                  best.plan.idle_ranks, best.plan.chunks, best.plan.chunk_tokens));
+  }
+  return reasons;
+}
+
+bool fast_bf16(const Machine& machine) {
+  const auto rate = [&](const char* kernel) {
+    const auto found = machine.kernels.find(kernel);
+    return found == machine.kernels.end() ? 0 : found->second.back().rate;
+  };
+  return rate("linear.bf16") > rate("linear.f32");
+}
+
+}  // namespace
+
+PlanRequest on_machine(PlanRequest request, const Machine& machine, int ranks) {
+  request.ranks = ranks;
+  request.ranks_on_node = std::min(ranks, machine.node.ranks);
+  request.node_memory_bytes = machine.node.memory;
+  const std::string& dtype = request.job.compute.dtype;
+  request.compute = dtype == "bf16" || (dtype == "auto" && fast_bf16(machine)) ? DType::bf16 : DType::f32;
+  request.device = {};
+  if (!machine.is_cpu()) {
+    const std::int64_t unseen = machine.device.driver + (ranks > 1 ? machine.device.collectives : 0);
+    request.device = {true, machine.device.memory - unseen, 1};
+  }
+  return request;
+}
+
+Forecast choose(const PlanRequest& request, const Machine& machine, const GridWish& wish) {
+  std::vector<Candidate> candidates;
+  std::vector<GridShape> too_large;
+  std::optional<Candidate> first;
+  for (const GridShape& grid : wished_grids(request.ranks, request.model.config().num_hidden_layers, wish)) {
+    Candidate candidate{{}, request, {}};
+    candidate.choice.grid = grid;
+    candidate.choice.ranks_on_node = request.ranks_on_node;
+    const int wanted = request.job.compute.threads;
+    candidate.choice.threads = wanted > 0 ? wanted : std::max(1, machine.node.cores / request.ranks_on_node);
+    candidate.request.stages = grid.stages;
+    candidate.plan = make_plan(candidate.request);
+    if (!first) first = candidate;
+    if (!fits(candidate.request, candidate.plan)) {
+      too_large.push_back(grid);
+      continue;
+    }
+    candidate.bound = bound(candidate.request, candidate.plan, machine, candidate.choice);
+    candidates.push_back(std::move(candidate));
+  }
+  if (candidates.empty()) require_fit(first->request, first->plan);  // says what would fit
+  GPTQ_EXPECT(!candidates.empty());
+  const auto by_bound = [](const Candidate& a, const Candidate& b) { return a.bound < b.bound; };
+  const double least = std::min_element(candidates.begin(), candidates.end(), by_bound)->bound;
+  const Candidate* best = nullptr;
+  for (Candidate& candidate : candidates) {
+    if (candidate.bound > kWorthSimulating * least) continue;
+    candidate.simulated = simulate(candidate.request, candidate.plan, machine, candidate.choice);
+    if (best == nullptr || candidate.simulated->seconds < best->simulated->seconds) best = &candidate;
+  }
+  return {best->choice, best->plan,           *best->simulated,
+          machine.name, machine.provenance(), reasons_of(*best, candidates, too_large)};
+}
+
+GridWish parse_grid(const std::string& text) {
+  GridWish wish;
+  const std::size_t cross = text.find('x');
+  const auto number = [&](std::size_t first, std::size_t last, int& value) {
+    const auto [end, error] = std::from_chars(text.data() + first, text.data() + last, value);
+    return error == std::errc() && end == text.data() + last && value > 0;
+  };
+  if (cross == std::string::npos || !number(0, cross, wish.stages) ||
+      !number(cross + 1, text.size(), wish.replicas))
+    throw UsageError("--grid: '{}' is no grid; write STAGESxREPLICAS, as in 2x4", text);
+  return wish;
+}
+
+}  // namespace gptq
