@@ -95,6 +95,13 @@ class Interface {
           ->type_name("FILE");
     }
     if (row.command == Command::plan) add_plan_options(command);
+    if (row.command == Command::plan || row.command == Command::quantize) {
+      command
+          ->add_option("--machine", line_.machine,
+                       "Forecast time by phase on this machine: a description's file, or its name in "
+                       "configs/machines")
+          ->type_name("FILE|NAME");
+    }
   }
 
   void add_plan_options(CLI::App* command) {
@@ -126,6 +133,20 @@ class Interface {
                      "Matrix products of that GPU, for an estimate of time")
         ->check(CLI::PositiveNumber)
         ->type_name("TFLOP/s");
+    command->add_option("--grid", line_.plan_grid, "With --machine: this grid instead of the best")
+        ->type_name("STAGESxREPLICAS");
+    command
+        ->add_option("--samples", line_.plan_samples,
+                     "With --machine: so many samples of so many tokens instead of calibration.path")
+        ->type_name("COUNTxTOKENS");
+    command->add_option("--scaling", line_.plan_scaling, "With --machine: 1, 2, 4, ... ranks")
+        ->type_name("FIRST..LAST");
+    command->add_option("--csv", line_.plan_csv, "Where --scaling writes its curve")->type_name("FILE");
+    command
+        ->add_option("--measure", line_.plan_measure,
+                     "Measure this machine at the job's shapes (under mpirun, with as many ranks as will run "
+                     "together) and describe it in this file")
+        ->type_name("FILE");
   }
 
   /// --version and --reference need no command; CLI11 would ask for one.

@@ -153,7 +153,7 @@ Forecast choose(const PlanRequest& request, const Machine& machine, const GridWi
     candidate.choice.threads = wanted > 0 ? wanted : std::max(1, machine.node.cores / request.ranks_on_node);
     candidate.request.stages = grid.stages;
     candidate.plan = make_plan(candidate.request);
-    if (!first) first = candidate;
+    if (!first) first.emplace(candidate);
     if (!fits(candidate.request, candidate.plan)) {
       too_large.push_back(grid);
       continue;

@@ -8,13 +8,11 @@ namespace {
 /// More ranks than these are folded where nothing but files and links is shared.
 constexpr int kMostSingleRanks = 16;
 
-/// Of a node: what its ranks compute together when so many of them do.
+/// Of a node: what its ranks compute together when 1, 2, ... of them do.
 std::vector<double> core_rates(const Machine& machine, int threads) {
   std::vector<double> rates;
-  for (int busy = threads; busy < machine.node.cores + threads; busy += threads) {
-    const int cores = std::min(busy, machine.node.cores);
-    rates.push_back(cores * machine.share_together(cores));
-  }
+  for (int busy = 1; busy == 1 || (busy - 1) * threads < machine.node.cores; ++busy)
+    rates.push_back(std::min(busy * threads, machine.node.cores) * machine.share_together(busy));
   return rates;
 }
 
@@ -57,10 +55,9 @@ Lanes::Lanes(const PlanRequest& request, const std::vector<Chunk>& chunks, const
       lane.reader = simulator.queue(name + " reads");
       lane.writer = simulator.queue(name + " writes");
       lane.network = simulator.queue(name + " sends");
-      const int together = machine.is_cpu() ? choice.threads * choice.ranks_on_node : choice.ranks_on_node;
       lane.most = machine.is_cpu() ? choice.threads : 1;
       if (node_cores.empty()) {
-        lane.most *= machine.share_together(together);
+        lane.most *= machine.share_together(choice.ranks_on_node);
       } else {
         lane.cores = node_cores[static_cast<std::size_t>(rank / choice.ranks_on_node)];
       }

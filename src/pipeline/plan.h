@@ -71,7 +71,7 @@ struct Plan {
 
   /// Wall seconds if every rank computes at this rate (FLOP/s); ranks without samples do not count.
   double seconds(double flops_per_rank) const;
-  /// flops_per_rank: 0: not known. disk_speed: bytes/s that all ranks together write.
+  /// flops_per_rank: 0: not known; below 0: not a word about time. disk_speed: bytes/s that all ranks together write.
   std::string text(double flops_per_rank, double disk_speed) const;
 };
 

@@ -118,6 +118,7 @@ std::string Plan::text(double flops_per_rank, double disk_speed) const {
   write_device(*this, page);
   write_host(*this, page);
   write_data(*this, disk_speed, page);
+  if (flops_per_rank < 0) return page.take();
   page.heading("time");
   if (flops_per_rank > 0) {
     page.line("estimate", fmt::format("{} at {:.0f} GFLOP/s a rank (matrix products, without I/O)",
