@@ -146,7 +146,7 @@ Forecast choose(const PlanRequest& request, const Machine& machine, const GridWi
   std::vector<GridShape> too_large;
   std::optional<Candidate> first;
   for (const GridShape& grid : wished_grids(request.ranks, request.model.config().num_hidden_layers, wish)) {
-    Candidate candidate{{}, request, {}};
+    Candidate candidate{{}, request, {}, 0, {}};
     candidate.choice.grid = grid;
     candidate.choice.ranks_on_node = request.ranks_on_node;
     const int wanted = request.job.compute.threads;

@@ -129,7 +129,7 @@ std::string points_text(const std::vector<RatePoint>& points) {
   return fmt::format("[{}]", fmt::join(texts, ", "));
 }
 
-struct Section {
+struct MachineSection {
   std::string name;  ///< empty: the document's own keys
   bool required;
   std::vector<Entry> entries;
@@ -143,7 +143,7 @@ std::vector<Entry> link_entries(LinkRates& link) {
 }
 
 /// Every key there is. Links are sections of their own: links.node and links.fabric.
-std::vector<Section> sections_of(Machine& m) {
+std::vector<MachineSection> sections_of(Machine& m) {
   Machine::Measured& measured = m.measured.emplace(m.measured.value_or(Machine::Measured()));
   std::vector<Entry> kernels;
   for (const KernelName& kernel : kernel_names()) {
@@ -214,9 +214,9 @@ class MachineReader {
     mistakes_.push_back({place, key, what});
   }
 
-  const Section* section(const std::string& name) const {
+  const MachineSection* section(const std::string& name) const {
     const auto found = std::find_if(sections_.begin(), sections_.end(),
-                                    [&](const Section& each) { return each.name == name; });
+                                    [&](const MachineSection& each) { return each.name == name; });
     return found == sections_.end() ? nullptr : &*found;
   }
 
@@ -233,7 +233,7 @@ class MachineReader {
   }
 
   void read_section(const std::string& name, const RawEntry& entry) {
-    const Section* known = section(name);
+    const MachineSection* known = section(name);
     if (known == nullptr) return mistake(entry.place, name, "unknown link; valid: links.node, links.fabric");
     if (!given_.insert(name).second) return mistake(entry.place, name, "is given twice; keep one");
     if (entry.value.kind != RawValue::Kind::map)
@@ -241,11 +241,11 @@ class MachineReader {
     for (const RawEntry& key : entry.value.entries) read_entry(*known, key);
   }
 
-  static std::string path_of(const Section& section, const std::string& key) {
+  static std::string path_of(const MachineSection& section, const std::string& key) {
     return section.name.empty() ? key : section.name + "." + key;
   }
 
-  void read_entry(const Section& section, const RawEntry& entry) {
+  void read_entry(const MachineSection& section, const RawEntry& entry) {
     const std::string path = path_of(section, entry.name);
     std::vector<std::string> names;
     for (const Entry& known : section.entries) names.push_back(known.name);
@@ -262,7 +262,7 @@ class MachineReader {
   }
 
   void check_complete() {
-    for (const Section& section : sections_) {
+    for (const MachineSection& section : sections_) {
       const bool there = section.name.empty() || given_.contains(section.name);
       if (!there && section.required) mistake(path_, section.name, "is required");
       if (!there) continue;
@@ -286,7 +286,7 @@ class MachineReader {
 
   std::string path_;
   Machine machine_;
-  std::vector<Section> sections_;  ///< refer to machine_
+  std::vector<MachineSection> sections_;  ///< refer to machine_
   std::vector<Mistake> mistakes_;
   std::set<std::string> given_;
 };
@@ -302,7 +302,7 @@ std::string to_yaml(const Machine& machine) {
   const bool measured = machine.measured.has_value();
   std::string text;
   std::string heading;
-  for (const Section& section : sections_of(copy)) {
+  for (const MachineSection& section : sections_of(copy)) {
     if ((section.name == "measured" && !measured) ||
         (section.name == "links.fabric" && copy.fabric.bandwidth == 0))
       continue;

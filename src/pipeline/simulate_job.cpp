@@ -239,9 +239,13 @@ class JobExpander {
     const Team world = lanes_.world();
     for (Lane* lane : world) {
       put(*lane, "start", lasting(machine_.startup));
-      put(*lane, "measure", computing(*lane, kMeasureSeconds * lane->most));
+      put(*lane, "measure", lasting(kMeasureSeconds));
     }
-    if (!calibrates_) return;
+    if (calibrates_) embed();
+    for (Lane* lane : world) lane->taken = lane->last;  // reading begins
+  }
+
+  void embed() {
     const ModelConfig& config = request_.model.config();
     const auto hidden = static_cast<double>(config.hidden_size);
     const double table =

@@ -76,8 +76,12 @@ TEST_F(MachineFile, ShippedDescriptionsAreRightAndSayThatNothingWasMeasured) {
   for (const auto& entry : std::filesystem::directory_iterator(GPTQ_SOURCE_DIR "/configs/machines")) {
     const Machine machine = read_machine(entry.path().string());
     EXPECT_EQ(machine.name, entry.path().stem().string());
-    if (!machine.measured) EXPECT_THAT(machine.provenance(), HasSubstr("NOT measured: "));
-    if (!machine.is_cpu()) EXPECT_THAT(machine.source, HasSubstr("data sheets: NVIDIA"));
+    if (!machine.measured) {
+      EXPECT_THAT(machine.provenance(), HasSubstr("NOT measured: "));
+    }
+    if (!machine.is_cpu()) {
+      EXPECT_THAT(machine.source, HasSubstr("data sheets: NVIDIA"));
+    }
     ++files;
   }
   EXPECT_GE(files, 4);
@@ -91,7 +95,7 @@ TEST_F(MachineFile, AllMistakesAreToldAtOnceWithTheirLines) {
   text += "memory: 3 GB\n";
   EXPECT_THAT(
       mistakes(text),
-      AllOf(HasSubstr("machine.yaml:4:33: node.memory: must be a positive number with a unit, as in '80 GB'"),
+      AllOf(HasSubstr("machine.yaml:4:36: node.memory: must be a positive number with a unit, as in '80 GB'"),
             HasSubstr("nearest valid key 'latency'"), HasSubstr("nearest valid key 'linear.bf16'"),
             HasSubstr("links.node.latency: is required"), HasSubstr("memory: unknown key")));
 }
