@@ -121,11 +121,11 @@ WorkList BlockWork::expand(std::int64_t group) const {
   return work;
 }
 
-double BlockWork::rows_share(std::int64_t group, int rank, int ranks) const {
-  std::vector<std::int64_t> outputs{at(group).quantized_rows};
-  double rows = 0;
-  for (const RowRange& range : rows_of_rank(outputs, rank, ranks)) rows += static_cast<double>(range.count);
-  return rows;
+double BlockWork::rows_share(std::int64_t group, int ranks) const {
+  constexpr std::int64_t panel = SolveOptions::kPanelRows;
+  const std::int64_t rows = at(group).quantized_rows;
+  const std::int64_t panels = (rows + panel - 1) / panel;
+  return static_cast<double>(std::min(rows, (panels + ranks - 1) / ranks * panel));
 }
 
 double BlockWork::variants(std::int64_t group, bool refined) const {
@@ -135,25 +135,24 @@ double BlockWork::variants(std::int64_t group, bool refined) const {
   return count;
 }
 
-WorkList BlockWork::correct(std::int64_t group, int rank, int ranks) const {
+WorkList BlockWork::correct(std::int64_t group, int ranks) const {
   const auto n = static_cast<double>(at(group).in_features);
-  const double rows = rows_share(group, rank, ranks);
-  if (!corrects(group) || rows == 0) return {};
+  const double rows = rows_share(group, ranks);
+  if (!corrects(group)) return {};
   return {{"correct", 4 * rows * n * n, 1}};  // of all variants once
 }
 
-WorkList BlockWork::solve(std::int64_t group, int rank, int ranks) const {
+WorkList BlockWork::solve(std::int64_t group, int ranks) const {
   const auto n = static_cast<double>(at(group).in_features);
-  const double rows = rows_share(group, rank, ranks);
-  if (rows == 0) return {};
+  const double rows = rows_share(group, ranks);
   const auto candidates = static_cast<double>(section_.best_of.size());
   return {{"solve", 2 * rows * n * n, variants(group, false) + variants(group, true) * candidates}};
 }
 
-WorkList BlockWork::refine(std::int64_t group, int rank, int ranks) const {
+WorkList BlockWork::refine(std::int64_t group, int ranks) const {
   const auto n = static_cast<double>(at(group).in_features);
-  const double rows = rows_share(group, rank, ranks);
-  if (section_.refine_sweeps == 0 || rows == 0) return {};
+  const double rows = rows_share(group, ranks);
+  if (section_.refine_sweeps == 0) return {};
   const auto candidates = static_cast<double>(1 + section_.best_of.size());
   return {{"refine", 2 * rows * n * n, variants(group, true) * candidates * section_.refine_sweeps}};
 }

@@ -40,7 +40,7 @@ struct TokenShare {
 TokenShare share_of(const std::vector<Chunk>& chunks, const std::vector<std::int64_t>& sample_lengths,
                     int replica, int replicas);
 
-/// The work of one block. Rows that a rank solves: rows_of_rank's panels.
+/// The work of one block. Of the rows, what the rank with most panels of them solves: all meet afterwards.
 class BlockWork {
  public:
   BlockWork(const ModelShape& model, const JobConfig& job, const Recipe& recipe, std::int64_t block,
@@ -59,9 +59,9 @@ class BlockWork {
   WorkList factor(std::int64_t group) const;                                 ///< Cholesky
   WorkList expand(
       std::int64_t group) const;  ///< H and C as matrices where the recipe needs them, on each rank
-  WorkList correct(std::int64_t group, int rank, int ranks) const;
-  WorkList solve(std::int64_t group, int rank, int ranks) const;  ///< all variants and candidates
-  WorkList refine(std::int64_t group, int rank, int ranks) const;
+  WorkList correct(std::int64_t group, int ranks) const;
+  WorkList solve(std::int64_t group, int ranks) const;  ///< all variants and candidates
+  WorkList refine(std::int64_t group, int ranks) const;
   WorkList gather(std::int64_t group, int ranks) const;  ///< putting codes into layers, on each rank
   WorkList judge(std::int64_t group, const TokenShare::Part& held_out) const;
   WorkList replace(std::int64_t group) const;  ///< quantized weights made ready
@@ -79,7 +79,7 @@ class BlockWork {
   const GroupShape& at(std::int64_t group) const { return shape_.groups[static_cast<std::size_t>(group)]; }
   std::string typed(const char* kernel) const;
   WorkItem rows(double bytes_a_token, const TokenShare::Part& part) const;
-  double rows_share(std::int64_t group, int rank, int ranks) const;
+  double rows_share(std::int64_t group, int ranks) const;
   double variants(std::int64_t group, bool refined) const;
 
   ModelConfig config_;

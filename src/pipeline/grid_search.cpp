@@ -61,7 +61,7 @@ double bound(const PlanRequest& request, const Plan& plan, const Machine& machin
   double block = 0;
   for (std::int64_t group = 0; group < work.groups(); ++group) {
     if (!work.quantizes(group)) continue;
-    block += costs.seconds(work.solve(group, 0, request.ranks));
+    block += costs.seconds(work.solve(group, request.ranks));
     if (!request.sample_lengths.empty()) block += costs.seconds(work.sums(group, share.summed));
   }
   if (!request.sample_lengths.empty()) block += costs.seconds(work.pass(share.all));

@@ -337,12 +337,11 @@ class JobExpander {
       links_ += Costs::ring((all.ranks - 1.0) / all.ranks * work.factor_bytes(group), all);
     }
     for (Lane* lane : solvers) {
-      const int rank = place_in(*lane, solvers);
       if (calibrates_) compute(*lane, "factor", work.expand(group));
-      if (work.corrects(group)) compute(*lane, "correct", work.correct(group, rank, all.ranks));
-      compute(*lane, "solve", work.solve(group, rank, all.ranks));
+      if (work.corrects(group)) compute(*lane, "correct", work.correct(group, all.ranks));
+      compute(*lane, "solve", work.solve(group, all.ranks));
       if (request_.job.quantization.refine_sweeps > 0)
-        compute(*lane, "refine", work.refine(group, rank, all.ranks));
+        compute(*lane, "refine", work.refine(group, all.ranks));
     }
     meet(solvers, "gather", costs_.all_gather(work.code_bytes(group), all));
     links_ += Costs::ring((all.ranks - 1.0) / all.ranks * work.code_bytes(group), all);
@@ -351,12 +350,6 @@ class JobExpander {
       for (Lane* lane : team) compute(*lane, "held out", work.judge(group, lane->share.held_out));
       meet(team, "held out", costs_.barrier(replicas));
     }
-  }
-
-  /// The lane's first rank among those that solve.
-  int place_in(const Lane& lane, const Team& solvers) const {
-    const bool world = static_cast<int>(solvers.size()) > lanes_.in_stage();
-    return world ? rank_at(choice_.grid, {lane.stage, lane.replica}) : lane.replica;
   }
 
   void sum(const Team& team, const RankPlaces& replicas, std::int64_t group, const BlockWork& work) {
