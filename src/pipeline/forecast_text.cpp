@@ -39,6 +39,9 @@ std::string forecast_text(const Forecast& forecast) {
                                        bytes(job.links.node), bytes(job.links.fabric)));
   text += line("reads", fmt::format("{} from the file system, by all nodes", bytes(job.read_bytes)));
   for (const std::string& reason : forecast.reasons) text += line("other grids", reason);
+  if (forecast.plan.activation_place != Place::device)
+    text += line("note", fmt::format("activations lie on the {}: the time of their copies is not counted",
+                                     name_of(forecast.plan.activation_place)));
   if (grid.stages > 1)
     text += line("note", "this version runs one stage; grids with more of them are simulated only");
   return text;

@@ -55,7 +55,11 @@ double bound(const PlanRequest& request, const Plan& plan, const Machine& machin
   const auto samples = static_cast<std::int64_t>(request.sample_lengths.size());
   const std::vector<Chunk> chunks = make_chunks(request.sample_lengths, plan.chunk_tokens,
                                                 held_out_samples(samples, request.job.calibration.held_out));
-  const TokenShare share = share_of(chunks, request.sample_lengths, 0, choice.grid.replicas);
+  TokenShare share;
+  for (int replica = 0; replica < choice.grid.replicas; ++replica) {
+    const TokenShare next = share_of(chunks, request.sample_lengths, replica, choice.grid.replicas);
+    if (next.all.tokens > share.all.tokens) share = next;
+  }
   const BlockWork work(request.model, request.job, Recipe(request.job.quantization), 0, request.compute);
   const Costs costs(machine);
   double block = 0;
