@@ -165,6 +165,7 @@ struct QuantizedRows {
   std::vector<std::uint8_t> zeros;  ///< (rows, groups)
   std::vector<double>
       solve_loss;  ///< (rows): sum over columns of (v-q)^2 / (2 U_jj^2), GPTQ's own loss (raw H scale)
+  std::vector<double> solve_error;   ///< (rows): output_error as the solve left it, before any refinement
   std::vector<double> output_error;  ///< (rows): (w-q) H (w-q)^T with undamped H
   std::vector<double> output_norm;   ///< (rows): w H w^T with undamped H
   std::vector<double> weight_error;  ///< (rows): |w-q|^2
@@ -292,8 +293,8 @@ class Kernels {
   /// order, from the codes and scales in `rows`; with refit_scales the closed-form best scale of a group,
   /// given its codes and rounded to fp16, goes first. h: expand_hessian() with damping 0. A step that does
   /// not lower the objective is not taken, and a row whose objective ended no lower keeps what it had.
-  /// Updates codes, scales, output_error and weight_error; `solve_loss` stays that of the solve. A row's bits
-  /// depend on that row alone.
+  /// Updates codes, scales, output_error and weight_error, and measures solve_error as it measures
+  /// output_error; `solve_loss` stays that of the solve. A row's bits depend on that row alone.
   virtual void refine_rows(std::span<const RowsToSolve> parts, const SolveColumns& columns, const float* h,
                            const SolveOptions& options, const RefineOptions& refine,
                            std::span<QuantizedRows> rows) = 0;

@@ -13,7 +13,8 @@ std::vector<float> candidates_of(const SolveOptions& options) {
   if (options.search == SolveOptions::Search::minmax) return {1.0f};
   std::vector<float> shrink;
   for (int i = 0; i == 0 || i < options.max_shrink * options.grid; ++i)
-    shrink.push_back(static_cast<float>(1.0 - static_cast<double>(i) / options.grid));
+    shrink.insert(shrink.end(), judges_two_zeros(options) ? 2 : 1,
+                  static_cast<float>(1.0 - static_cast<double>(i) / options.grid));
   return shrink;
 }
 
@@ -35,8 +36,8 @@ QuantizedRows make_quantized_rows(std::int64_t rows, const SolveColumns& columns
   result.codes.resize(count * static_cast<std::size_t>(columns.n));
   result.scales.resize(count * static_cast<std::size_t>(columns.groups));
   result.zeros.resize(result.scales.size());
-  for (auto* numbers : {&result.solve_loss, &result.output_error, &result.output_norm, &result.weight_error,
-                        &result.weight_norm})
+  for (auto* numbers : {&result.solve_loss, &result.solve_error, &result.output_error, &result.output_norm,
+                        &result.weight_error, &result.weight_norm})
     numbers->resize(count);
   return result;
 }
@@ -45,6 +46,7 @@ SolveSchedule::SolveSchedule(const SolveColumns& columns_, const SolveOptions& o
     : columns(columns_), options(options_) {
   check(columns, options);
   max_code = options.max_code();
+  two_zeros = judges_two_zeros(options);
   shrink = candidates_of(options);
   find_positions();
   make_weights();

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From a fresh clone on Debian to a real language model quantized to 4 bits, with its perplexity before and after.
 #
-#   tools/quickstart.sh           # run again, it reuses what is there
+#   tools/quickstart.sh           # run again, it reuses what is there and not older than the program
 #   tools/quickstart.sh --fresh   # quantizes and evaluates again
 #
 # Everything is kept under .cache/ (or $GPTQ_HPC_CACHE).
@@ -49,7 +49,7 @@ for text in eval_a eval_b; do
 done
 
 mkdir -p "$results"
-if ! is_current "$output/report.json" "$job" "$DEMO_DIR/calibration.h5"; then
+if ! is_current "$output/report.json" "$job" "$DEMO_DIR/calibration.h5" "$GPTQ_HPC"; then
   log "quantizing: mpirun -n $ranks gptq-hpc quantize configs/quickstart.yaml"
   run_ranks "$ranks" "$GPTQ_HPC" quantize "$job" "${DEMO_PATHS[@]}" --overwrite
 fi

@@ -37,6 +37,7 @@ PanelRefiner::PanelRefiner(const RefinePlan& plan)
 void PanelRefiner::refine(const Matrix& w, const RowPanel& rows, QuantizedRows& result) {
   load(w, rows, result);
   Figures figures = measure(plan_.refine.sweeps > 0);
+  const RowSums start = figures.objective;
   bool changed = false;
   for (int s = 0; s < plan_.refine.sweeps; ++s) {
     // A row in which nothing changes stays as it is in all later sweeps: ending early changes no bits.
@@ -44,7 +45,7 @@ void PanelRefiner::refine(const Matrix& w, const RowPanel& rows, QuantizedRows& 
     changed = true;
   }
   if (changed) keep_better(measure(false), figures);
-  store(rows, figures, result);
+  store(rows, start, figures, result);
 }
 
 void PanelRefiner::load(const Matrix& w, const RowPanel& rows, const QuantizedRows& result) {
@@ -122,7 +123,8 @@ void PanelRefiner::keep_better(const Figures& after, Figures& figures) {
   }
 }
 
-void PanelRefiner::store(const RowPanel& rows, const Figures& figures, QuantizedRows& result) const {
+void PanelRefiner::store(const RowPanel& rows, const RowSums& start, const Figures& figures,
+                         QuantizedRows& result) const {
   const std::int64_t groups = plan_.schedule.columns.groups;
   store_codes(codes_.data(), rows, plan_.schedule.position, result.codes.data());
   for (std::int64_t r = 0; r < rows.count; ++r) {
@@ -130,6 +132,7 @@ void PanelRefiner::store(const RowPanel& rows, const Figures& figures, Quantized
     for (std::int64_t g = 0; g < groups; ++g)
       result.scales[row * static_cast<std::size_t>(groups) + static_cast<std::size_t>(g)] =
           to_f16(scale_[static_cast<std::size_t>(g * kRows + r)]);
+    result.solve_error[row] = std::max(0.0, start[lane]);
     result.output_error[row] = std::max(0.0, figures.objective[lane]);
     result.weight_error[row] = figures.distance[lane] + dead_norm_[lane];
     if (!std::isfinite(figures.objective[lane] + figures.distance[lane]))

@@ -43,7 +43,7 @@ class PanelRefiner {
   void find_step(std::int64_t group, const RowSums& gain, const RowSums& curve, float* step);
   void add_to_gradient(const SolveBatch& batch, std::int64_t first_column);
   void keep_better(const Figures& after, Figures& figures);
-  void store(const RowPanel& rows, const Figures& figures, QuantizedRows& result) const;
+  void store(const RowPanel& rows, const RowSums& start, const Figures& figures, QuantizedRows& result) const;
 
   const RefinePlan& plan_;
   const SolveTable& table_;

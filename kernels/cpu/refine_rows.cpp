@@ -19,7 +19,8 @@ void CpuKernels::refine_rows(std::span<const RowsToSolve> parts, const SolveColu
     GPTQ_EXPECT(rows[i].codes.size() == count * static_cast<std::size_t>(columns.n));
     GPTQ_EXPECT(rows[i].scales.size() == count * static_cast<std::size_t>(columns.groups));
     GPTQ_EXPECT(rows[i].zeros.size() == rows[i].scales.size());
-    GPTQ_EXPECT(rows[i].output_error.size() == count && rows[i].weight_error.size() == count);
+    GPTQ_EXPECT(rows[i].solve_error.size() == count && rows[i].output_error.size() == count &&
+                rows[i].weight_error.size() == count);
   }
   const RefinePlan plan(columns, h, options, refine);
   const std::vector<RowPanel> panels = row_panels(parts);

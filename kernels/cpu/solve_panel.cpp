@@ -82,6 +82,7 @@ void PanelSolver::search(const float* values, const float* weight, std::int64_t 
   task.columns = columns;
   task.max_code = plan_.max_code;
   task.sym = plan_.options.sym;
+  task.two_zeros = plan_.two_zeros;
   task.norm = static_cast<float>(plan_.options.norm);
   task.candidates = static_cast<long>(plan_.shrink.size());
   task.shrink = plan_.shrink.data();
@@ -200,6 +201,7 @@ void PanelSolver::store(const RowPanel& rows, QuantizedRows& result) const {
     const double live_norm = weight_norm_[r] - dead_norm_[r];
     result.solve_loss[row] = solved ? loss_[r] / 2 : 0;
     result.output_error[row] = solved ? std::max(0.0, loss_[r] - plan_.damping * distance_[r]) : 0;
+    result.solve_error[row] = result.output_error[row];
     result.output_norm[row] = solved ? std::max(0.0, norm_[r] - plan_.damping * live_norm) : 0;
     result.weight_error[row] = distance_[r] + dead_norm_[r];
     result.weight_norm[row] = weight_norm_[r];

@@ -39,7 +39,17 @@ class SliceRefiner {
   void store(std::span<const PartRows> slice, std::int64_t count, std::span<QuantizedRows> results);
   void store_figures(std::span<const PartRows> slice, std::span<QuantizedRows> results);
 
-  enum Figure { kObjective, kDistance, kDeadNorm, kTerms, kNewObjective, kNewDistance, kNewTerms, kFigures };
+  enum Figure {
+    kObjective,
+    kStart,
+    kDistance,
+    kDeadNorm,
+    kTerms,
+    kNewObjective,
+    kNewDistance,
+    kNewTerms,
+    kFigures
+  };
   double* figure(Figure number) { return figures_.as<double>() + number * rows_; }
   RefineFigures before() { return {figure(kObjective), figure(kTerms), figure(kDistance)}; }
   RefineFigures after() { return {figure(kNewObjective), figure(kNewTerms), figure(kNewDistance)}; }
@@ -100,6 +110,8 @@ void SliceRefiner::refine(std::span<const RowsToSolve> parts, std::int64_t first
   const std::vector<PartRows> slice = rows_in_slice(parts, first, count);
   load(slice, results);
   measure(before());
+  GPTQ_CUDA(cudaMemcpyAsync(figure(kStart), figure(kObjective), static_cast<std::size_t>(rows_) * 8,
+                            cudaMemcpyDeviceToDevice, context_.stream()));
   bool changed = false;
   for (int s = 0; s < refine_.sweeps; ++s) {
     // A row in which nothing changes stays as it is in all later sweeps: ending early changes no bits.
@@ -266,6 +278,7 @@ void SliceRefiner::store_figures(std::span<const PartRows> slice, std::span<Quan
       const auto at = [&](Figure number) {
         return all[static_cast<std::size_t>(number * rows_ + rows.at + r)];
       };
+      result.solve_error[row] = std::max(0.0, at(kStart));
       result.output_error[row] = std::max(0.0, at(kObjective));
       result.weight_error[row] = at(kDistance) + at(kDeadNorm);
       if (!std::isfinite(at(kObjective) + at(kDistance)))
@@ -291,7 +304,8 @@ void CudaKernels::refine_rows(std::span<const RowsToSolve> parts, const SolveCol
     GPTQ_EXPECT(rows[i].codes.size() == count * static_cast<std::size_t>(columns.n));
     GPTQ_EXPECT(rows[i].scales.size() == count * static_cast<std::size_t>(columns.groups));
     GPTQ_EXPECT(rows[i].zeros.size() == rows[i].scales.size());
-    GPTQ_EXPECT(rows[i].output_error.size() == count && rows[i].weight_error.size() == count);
+    GPTQ_EXPECT(rows[i].solve_error.size() == count && rows[i].output_error.size() == count &&
+                rows[i].weight_error.size() == count);
     all += parts[i].weight.rows;
   }
   const RefineTables tables(context_, columns, options);

@@ -80,13 +80,17 @@ struct ScaleRange {
 
 /// Scale and zero of the range shrunk to the fraction p. An asymmetric zero of 0 becomes 1 (checkpoint format
 /// v1 stores zero - 1, and readers disagree about what -1 means), with the scale that keeps the range's top.
-__device__ inline ScaleZero make_grid(const SolveGrid& grid, const ScaleRange& range, float p) {
+/// second: with the whole number on the other side of the ideal zero.
+__device__ inline ScaleZero make_grid(const SolveGrid& grid, const ScaleRange& range, float p,
+                                      bool second = false) {
   const auto codes = static_cast<float>(grid.max_code);
   const float low = __fmul_rn(p, range.low);
   const float high = __fmul_rn(p, range.high);
   const float step = to_positive_half(__fadd_rn(high, -low) / codes);
   if (grid.sym != 0) return {step, static_cast<float>((grid.max_code + 1) / 2)};
-  const float whole = (-low / step + kNearest) - kNearest;
+  const float ideal = -low / step;
+  const float nearest = (ideal + kNearest) - kNearest;
+  const float whole = !second ? nearest : ideal > nearest ? nearest + 1.0f : nearest - 1.0f;
   const float at = whole < codes ? whole : codes;
   if (at < 1.0f) return {to_positive_half(high / (codes - 1.0f)), 1.0f};
   return {step, at};
@@ -105,7 +109,8 @@ struct SearchLot {
     for (int i = 0; i < kSearchTogether; ++i) {
       const int candidate = first + i * step;
       const int last = grid.candidates - 1;
-      at[i] = make_grid(grid, range, __ldg(grid.shrink + (candidate < last ? candidate : last)));
+      at[i] = make_grid(grid, range, __ldg(grid.shrink + (candidate < last ? candidate : last)),
+                        grid.two_zeros != 0 && candidate % 2 == 1);
       inverse[i] = 1.0f / at[i].scale;
       low[i] = kNearest - at[i].zero;
       error[i] = 0;

@@ -70,7 +70,7 @@ inline std::size_t correct_memory_bytes(std::int64_t rows, std::int64_t n) {
 /// scales with copies of the old ones, figures. `widest`: columns of the widest group that lies in several
 /// batches.
 inline std::int64_t refine_row_bytes(std::int64_t n, std::int64_t groups, std::int64_t widest) {
-  return (n * 3 + 128 + widest + 1) * 4 + n * 2 + groups * (4 + 4 + 4 + 2 + 1) + 7 * 8 + 1;
+  return (n * 3 + 128 + widest + 1) * 4 + n * 2 + groups * (4 + 4 + 4 + 2 + 1) + 8 * 8 + 1;
 }
 inline std::int64_t refine_slice_rows(std::int64_t rows, std::int64_t n, std::int64_t groups,
                                       std::int64_t widest) {

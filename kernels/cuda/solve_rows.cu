@@ -255,6 +255,7 @@ void SliceSolver::store_statistics(std::span<const PartRows> overlaps, std::vect
       const double live_norm = at(kWeightNorm) - at(kDeadNorm);
       result.solve_loss[row] = solved ? at(kLoss) / 2 : 0;
       result.output_error[row] = solved ? std::max(0.0, at(kLoss) - damping_ * at(kDistance)) : 0;
+      result.solve_error[row] = result.output_error[row];
       result.output_norm[row] = solved ? std::max(0.0, at(kNorm) - damping_ * live_norm) : 0;
       result.weight_error[row] = at(kDistance) + at(kDeadNorm);
       result.weight_norm[row] = at(kWeightNorm);

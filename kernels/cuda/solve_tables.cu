@@ -22,8 +22,9 @@ SolveTables::SolveTables(CudaContext& context, const SolveSchedule& schedule, co
   group = to_device(context, schedule.group);
   weight = to_device(context, schedule.weight);
   shrink = to_device(context, schedule.shrink);
-  grid = {shrink.as<float>(), static_cast<int>(schedule.shrink.size()), schedule.max_code,
-          schedule.options.sym ? 1 : 0, static_cast<float>(schedule.options.norm)};
+  grid = {shrink.as<float>(),         static_cast<int>(schedule.shrink.size()),
+          schedule.max_code,          schedule.options.sym ? 1 : 0,
+          schedule.two_zeros ? 1 : 0, static_cast<float>(schedule.options.norm)};
   if (!schedule.options.refit_every_group) make_groups(context, schedule);
   make_parts(context, schedule);
   if (r != nullptr) make_triangles(context, schedule, r);

@@ -21,7 +21,8 @@ struct SolveGrid {
   int candidates = 1;
   int max_code = 0;
   int sym = 1;
-  float norm = 2;  ///< exponent of the error
+  int two_zeros = 0;  ///< every second candidate has the second nearest zero
+  float norm = 2;     ///< exponent of the error
 };
 
 /// As SolveSegment; offset counts columns of the batch.

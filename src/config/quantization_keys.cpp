@@ -61,11 +61,9 @@ std::vector<Key> quantization_keys() {
        "Each layer's Hessian sees the quantized layers before it in its block. False: a block's Hessians\n"
        "all come from its original weights, which costs a second forward pass."},
       {GPTQ_KEY(quantization.quality), result, words({"fast", "default", "best"}), word,
-       "Sets the defaults of the keys from here to best_of. fast: plain GPTQ with the weighted scale "
-       "search.\n"
-       "default: also correction_alpha 1, in less than twice the time. best: also refine_sweeps 3 and "
-       "rotation\n"
-       "hadamard."},
+       "Sets the defaults of the keys from here to best_of. fast: plain GPTQ with the weighted scale\n"
+       "search. default: also correction_alpha 1, in less than twice the time. best: also refine_sweeps 3\n"
+       "and rotation hadamard."},
       {GPTQ_KEY(quantization.token_weight), result, words({"none", "residual"}), word,
        "What a token counts for in the Hessians of layers that write to the residual stream. residual: the\n"
        "inverse square of the stream's size there, since the next norm divides by it."},
@@ -78,11 +76,10 @@ std::vector<Key> quantization_keys() {
        "Error-propagation correction (QEP, GPTAQ): weights are moved so far towards those that make up for\n"
        "the errors of the layers before. Costs a second, full-precision forward pass; 0: none."},
       {GPTQ_KEY(quantization.correction_target), result, words({"output", "residual"}), word,
-       "What corrected layers aim at. residual: layers that write to the residual stream (o_proj, "
-       "down_proj)\n"
-       "aim at the full-precision stream behind them, and so make up for all that the layers before could\n"
-       "not; the others are not corrected. output: every layer aims at what its weights make of the\n"
-       "full-precision model's input (QEP, GPTAQ)."},
+       "What corrected layers aim at. residual: layers that write to the residual stream (o_proj,\n"
+       "down_proj) aim at the full-precision stream behind them, and so make up for all that the layers\n"
+       "before could not; the others are not corrected. output: every layer aims at what its weights make\n"
+       "of the full-precision model's input (QEP, GPTAQ)."},
       {GPTQ_KEY(quantization.correction_layers), result, any(), pattern,
        "Layers to correct, in the form of include; empty: all."},
       {GPTQ_KEY(quantization.rotation), result, words({"none", "hadamard"}), word,
@@ -90,9 +87,8 @@ std::vector<Key> quantization_keys() {
        "into the weights. The function stays the same, outliers go, and every loader takes the result; a\n"
        "tied head is untied."},
       {GPTQ_KEY(quantization.best_of), result, any(), settings,
-       "Further candidates for every layer, each a text of settings such as \"scale_search=mse "
-       "mse_norm=2.4\"\n"
-       "or \"damp_percent=0.01\"; each row keeps the candidate with the least exact loss."},
+       "Further candidates for every layer, each a text of settings such as \"damp_percent=0.01\" or\n"
+       "\"scale_search=mse mse_norm=2.4\"; each row keeps the candidate with the least exact loss."},
       {GPTQ_KEY(quantization.include), result, any(), pattern,
        "Layers to quantize: module names (full, or inside the block) or regexes found in the full name.\n"
        "Empty: every linear of the blocks; lm_head is not one of them."},

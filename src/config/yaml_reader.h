@@ -25,5 +25,7 @@ std::map<std::string, std::string> result_keys(const JobConfig& config);
 
 /// configs/reference.yaml: every key with its default, documentation, effect and valid values.
 std::string reference_yaml();
+/// A job that asks for nothing: every key's default, those of the default `quality` included.
+JobConfig default_job();
 
 }  // namespace gptq

@@ -2,6 +2,7 @@
 
 #include <sstream>
 
+#include "config/consistency.h"
 #include "config/job_schema.h"
 #include "config/key_value.h"
 #include "config/yaml_reader.h"
@@ -59,15 +60,22 @@ std::map<std::string, std::string> result_keys(const JobConfig& config) {
   return values;
 }
 
+JobConfig default_job() {
+  JobConfig job;
+  apply_quality(job.quantization, [](const std::string&) { return false; });
+  return job;
+}
+
 std::string reference_yaml() {
   std::string text(kReferenceHead);
+  const JobConfig defaults = default_job();
   for (const Section& section : job_sections()) {
     text += "\n" + as_comment(section.documentation, "") + section.name + ":\n";
     bool first = true;
     for (const Key& key : job_keys()) {
       if (key.section() != section.name) continue;
       text += (first ? "" : "\n") + as_comment(key.documentation, "  ") + as_comment(facts(key), "  ");
-      text += fmt::format("  {}: {}\n", key.name(), value_text(key, JobConfig{}));
+      text += fmt::format("  {}: {}\n", key.name(), value_text(key, defaults));
       first = false;
     }
   }

@@ -69,6 +69,8 @@ ordered_json from_layer(const LayerStatistics& layer) {
           {"relative_weight_error", from_double(layer.relative_weight_error)},
           {"relative_output_error", from_double(layer.relative_output_error)},
           {"variant", layer.variant},
+          {"refinement_gain", from_double(layer.refinement_gain)},
+          {"raised_rows", layer.raised_rows},
           {"held_out_error", from_double(layer.held_out_error)},
           {"seconds", from_double(layer.seconds)}};
 }
@@ -91,6 +93,9 @@ LayerStatistics to_layer(const ordered_json& json) {
   layer.relative_weight_error = to_double(json.at("relative_weight_error"));
   layer.relative_output_error = to_double(json.at("relative_output_error"));
   layer.variant = json.at("variant");
+  // Checkpoints from before there were these are whole: they must be told by their identity, not as damaged.
+  if (json.contains("refinement_gain")) layer.refinement_gain = to_double(json.at("refinement_gain"));
+  layer.raised_rows = json.value("raised_rows", std::int64_t{0});
   layer.held_out_error = to_double(json.at("held_out_error"));
   layer.seconds = to_double(json.at("seconds"));
   return layer;

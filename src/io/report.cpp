@@ -107,6 +107,10 @@ ordered_json layer_json(const LayerStatistics& layer, const JobConfig& job) {
   json["relative_weight_error"] = layer.relative_weight_error;
   json["relative_output_error"] = layer.relative_output_error;
   json["variant"] = layer.variant;
+  if (job.quantization.refine_sweeps > 0) {
+    json["refinement_gain"] = layer.refinement_gain;
+    json["raised_rows"] = layer.raised_rows;
+  }
   if (job.calibration.held_out > 0) json["held_out_error"] = layer.held_out_error;
   json["seconds"] = layer.seconds;
   return json;

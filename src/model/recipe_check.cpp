@@ -29,6 +29,7 @@ class RecipeChecker {
   std::vector<std::string> run() {
     check_names();
     check_something_is_left();
+    check_something_is_corrected();
     const std::string problem = head_problem(model_, recipe_);
     if (!problem.empty()) mistakes_.push_back(problem);
     check_mixed_form();
@@ -77,6 +78,41 @@ class RecipeChecker {
           "quantization: include, exclude, modules_in_block_to_quantize and dynamic leave no layer to "
           "quantize");
     }
+  }
+
+  /// A full-precision stream for nothing: refused where layers were named, told where a bundle asks for it.
+  void check_something_is_corrected() {
+    if (section_.method != "gptq" || section_.correction_alpha == 0) return;
+    const bool residual = section_.correction_target == "residual";
+    if (!residual && recipe_.quantizes_head(head()) && recipe_.corrects(head())) return;
+    std::vector<std::string> could;
+    for (const StageGroup& group : model_.groups()) {
+      for (const LinearShape& layer : group.layers) {
+        if (residual && !group.adds_to_residual) continue;
+        if (corrects_somewhere(layer.name)) return;
+        could.push_back(layer.name);
+      }
+    }
+    const std::string what = fmt::format(
+        "none of the layers that correction_target {} can correct ({}) is quantized{}",
+        section_.correction_target, residual ? fmt::format("{}", fmt::join(could, " and ")) : "all linears",
+        section_.correction_layers.empty() ? "" : " and among correction_layers");
+    if (section_.correction_layers.empty()) {
+      notes_.push_back(fmt::format("quantization.correction_alpha: {}; set it to 0 to save the time", what));
+    } else {
+      mistakes_.push_back(
+          fmt::format("quantization.correction_layers: {}; name one of them{}, or set "
+                      "correction_alpha to 0",
+                      what, residual ? ", set correction_target to output" : ""));
+    }
+  }
+
+  bool corrects_somewhere(const std::string& name) const {
+    for (std::int64_t block = 0; block < model_.config().num_hidden_layers; ++block) {
+      const std::string layer = module(block, name);
+      if (recipe_.selects(layer) && recipe_.corrects(layer)) return true;
+    }
+    return false;
   }
 
   /// OneComp's list knows the bits and the group size of a block's modules, and nothing else.

@@ -17,7 +17,7 @@ namespace gptq {
 namespace {
 
 /// Raised whenever a change of the program alters the bytes it writes for the same job.
-constexpr const char* kArithmeticVersion = "1";
+constexpr const char* kArithmeticVersion = "2";
 
 /// Host and allowed cores of a rank: ranks with the same place share those cores.
 struct Place {

@@ -46,8 +46,8 @@ void add_group(const GroupShape& group, const JobConfig& job, Plan& plan) {
   const auto n = static_cast<double>(group.in_features);
   const double product = 2 * n * n * static_cast<double>(group.quantized_rows);
   const auto candidates = static_cast<double>(1 + job.quantization.best_of.size());
-  plan.flops.hessian +=
-      n * (n + 2 * static_cast<double>(group.cross_rows)) * static_cast<double>(plan.tokens);
+  const auto summed = static_cast<double>(plan.tokens - plan.held_out_tokens);
+  plan.flops.hessian += n * (n + 2 * static_cast<double>(group.cross_rows)) * summed;
   plan.flops.factor += n * n * n / 3;
   plan.flops.solve += product * candidates;
   plan.flops.refine += product * candidates * job.quantization.refine_sweeps;

@@ -63,8 +63,10 @@ std::int64_t device_block_bytes(const MemoryQuestion& q) {
   return element(q) * (q.block.parameters + q.block.padded_columns);
 }
 
+/// The present block and the next; the full-precision stream keeps what quantized layers replace.
 std::int64_t device_weight_bytes(const MemoryQuestion& q) {
-  return device_block_bytes(q) * std::min<std::int64_t>(2, q.blocks) + q.block.conversion_bytes;
+  const std::int64_t blocks = std::min<std::int64_t>(2, q.blocks) + (q.reference ? 1 : 0);
+  return device_block_bytes(q) * blocks + q.block.conversion_bytes;
 }
 
 std::int64_t staging_bytes(const MemoryQuestion& q) {
@@ -110,7 +112,7 @@ std::int64_t device_scratch_bytes(const MemoryQuestion& q) {
     // A cross sum has two chunks.
     const std::int64_t rows = group.cross_rows;
     const std::int64_t copies = copy + (rows % 8 == 0 ? 0 : q.largest_chunk * (rows + 7) * element(q));
-    hessian = std::max(hessian, static_cast<std::int64_t>(cuda::hessian_memory_bytes(n, 0)) + copies);
+    hessian = std::max(hessian, static_cast<std::int64_t>(cuda::cross_memory_bytes(rows, n, 0)) + copies);
   }
   return outputs + product + hessian + difference_bytes(q);
 }
@@ -216,7 +218,7 @@ HostMemory host_memory(const MemoryQuestion& q) {
   if (q.calibrates || q.turns_tables) memory.embedding_bytes = q.embedding_bytes;
   if (q.calibrates) {
     if (computes_here) {
-      memory.weight_bytes += element(q) * q.block.parameters;
+      memory.weight_bytes += element(q) * q.block.parameters * (q.reference ? 2 : 1);
       memory.scratch_bytes = forward_scratch_bytes(q, q.most_held_out_tokens > 0) + difference_bytes(q);
     }
     memory.loss_bytes = host_loss_bytes(q);

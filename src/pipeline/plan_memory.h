@@ -44,10 +44,10 @@ std::int64_t widest_sum_bytes(const MemoryQuestion& q);
 struct DeviceMemory {
   std::int64_t library_bytes = 0;     ///< cuBLASLt's workspace, and what the libraries' handles take
   std::int64_t activation_bytes = 0;  ///< all of them, or two chunks on their way through
-  std::int64_t weight_bytes = 0;      ///< two blocks ready to multiply, and what converts them
-  std::int64_t scratch_bytes = 0;     ///< q, k, v, gate, up of a chunk; what the Hessian's kernels keep
-  std::int64_t embedding_bytes = 0;   ///< at the start only, before any block is there
-  std::int64_t loss_bytes = 0;        ///< in the end only, when no block is there: a head and its logits
+  std::int64_t weight_bytes = 0;     ///< blocks ready to multiply: present, next, the reference's; converters
+  std::int64_t scratch_bytes = 0;    ///< q, k, v, gate, up of a chunk; what the Hessian's kernels keep
+  std::int64_t embedding_bytes = 0;  ///< at the start only, before any block is there
+  std::int64_t loss_bytes = 0;       ///< in the end only, when no block is there: a head and its logits
 
   // At most one of these at a time.
   std::int64_t sum_bytes = 0;      ///< the Hessian's integers
@@ -65,7 +65,9 @@ DeviceMemory device_memory(const MemoryQuestion& q);
 struct HostMemory {
   std::int64_t program_bytes = 0;     ///< code, libraries, MPI; a device's pinned pieces
   std::int64_t activation_bytes = 0;  ///< none on disk or in a device's own memory
-  std::int64_t weight_bytes = 0;  ///< three blocks as read: present, next, being exported; one as multiplied
+  /// Three blocks as read: present, next, being exported; one as multiplied, two with a full-precision
+  /// stream.
+  std::int64_t weight_bytes = 0;
   std::int64_t result_bytes = 0;  ///< codes of two blocks and of the layers being gathered
   std::int64_t scratch_bytes = 0;
   std::int64_t hessian_bytes = 0;    ///< integer sums, double matrix, factor and other matrices

@@ -24,6 +24,7 @@ void keep_better_rows(const QuantizedRows& other, std::size_t columns, Quantized
     copy_row(other.scales, row, groups, best.scales);
     copy_row(other.zeros, row, groups, best.zeros);
     best.solve_loss[row] = other.solve_loss[row];
+    best.solve_error[row] = other.solve_error[row];
     best.output_error[row] = other.output_error[row];
     best.weight_error[row] = other.weight_error[row];
   }

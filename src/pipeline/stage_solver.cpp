@@ -14,12 +14,15 @@ namespace {
 
 /// Sums of a layer's row figures, added in row order so that the report is the same on any number of ranks.
 struct RowSums {
-  double loss = 0, output_error = 0, output_norm = 0, weight_error = 0, weight_norm = 0;
+  double loss = 0, solve_error = 0, output_error = 0, output_norm = 0, weight_error = 0, weight_norm = 0;
+  std::int64_t raised_rows = 0;
 
   void add(const QuantizedRows& rows) {
     for (std::size_t r = 0; r < static_cast<std::size_t>(rows.rows); ++r) {
       loss += rows.solve_loss[r];
+      solve_error += rows.solve_error[r];
       output_error += rows.output_error[r];
+      raised_rows += rows.output_error[r] > rows.solve_error[r] ? 1 : 0;
       output_norm += rows.output_norm[r];
       weight_error += rows.weight_error[r];
       weight_norm += rows.weight_norm[r];
@@ -187,6 +190,8 @@ SolvedStage StageSolver::solve_over_ranks(const LayerClass& members, const Stage
     row.squared_output_error = sums[i].output_error;
     row.relative_weight_error = ratio(sums[i].weight_error, sums[i].weight_norm);
     row.relative_output_error = ratio(sums[i].output_error, sums[i].output_norm);
+    row.refinement_gain = ratio(sums[i].solve_error - sums[i].output_error, sums[i].solve_error);
+    row.raised_rows = sums[i].raised_rows;
   }
   return result;
 }

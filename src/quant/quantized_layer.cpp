@@ -43,8 +43,8 @@ std::vector<std::byte> serialize(const SolvedRows& solved) {
     writer.vector(part.codes);
     writer.vector(part.scales);
     writer.vector(part.zeros);
-    for (const auto* numbers :
-         {&part.solve_loss, &part.output_error, &part.output_norm, &part.weight_error, &part.weight_norm})
+    for (const auto* numbers : {&part.solve_loss, &part.solve_error, &part.output_error, &part.output_norm,
+                                &part.weight_error, &part.weight_norm})
       writer.vector(*numbers);
   }
   return writer.take();
@@ -61,8 +61,8 @@ SolvedRows deserialize_rows(std::span<const std::byte> bytes) {
     part.codes = reader.vector<std::uint8_t>();
     part.scales = reader.vector<f16>();
     part.zeros = reader.vector<std::uint8_t>();
-    for (auto* numbers :
-         {&part.solve_loss, &part.output_error, &part.output_norm, &part.weight_error, &part.weight_norm}) {
+    for (auto* numbers : {&part.solve_loss, &part.solve_error, &part.output_error, &part.output_norm,
+                          &part.weight_error, &part.weight_norm}) {
       *numbers = reader.vector<double>();
       GPTQ_EXPECT(static_cast<std::int64_t>(numbers->size()) == part.rows);
     }

@@ -27,6 +27,8 @@ struct LayerStatistics {
   double relative_weight_error = 0;  ///< |W-Q|² / |W|²
   double relative_output_error = 0;  ///< tr((W-Q)H(W-Q)ᵀ) / tr(WHWᵀ); W is the corrected weight, if any
   std::string variant;               ///< plain | corrected | refined | corrected, refined
+  double refinement_gain = 0;        ///< 1 − squared_output_error / what the solve had left
+  std::int64_t raised_rows = 0;      ///< rows whose exact loss the refinement raised: it must not, 0
   double held_out_error = -1;  ///< Σ|W x − Q x̃|² / Σ|W x|² over the held-out samples; -1: there are none
   double seconds = 0;          ///< wall time of the layer's share of its stage group
 };

@@ -107,11 +107,15 @@ float half_step(float step) {
 
 /// The grid of a range shrunk to the fraction p. An asymmetric zero of 0 becomes 1, with the scale that keeps
 /// the top of the range: checkpoint format v1 stores zero − 1, and readers disagree about what −1 means.
-Grid grid_of(const Range& range, float p, int max_code, bool sym) {
+/// second: with the whole number on the other side of the ideal zero.
+Grid grid_of(const Range& range, float p, int max_code, bool sym, bool second) {
   const auto codes = static_cast<float>(max_code);
   const float step = half_step((p * range.high - p * range.low) / codes);
   if (sym) return {step, static_cast<float>((max_code + 1) / 2)};
-  const float zero = std::min(std::nearbyint(-(p * range.low) / step), codes);
+  const float ideal = -(p * range.low) / step;
+  const float nearest = std::nearbyint(ideal);
+  const float whole = !second ? nearest : ideal > nearest ? nearest + 1 : nearest - 1;
+  const float zero = std::min(whole, codes);
   if (zero < 1) return {half_step(p * range.high / (codes - 1)), 1};
   return {step, zero};
 }
@@ -153,9 +157,12 @@ TensorScale find_tensor_scale(const Matrix& weight, std::span<const float> colum
   }
   std::vector<Grid> grids;
   const int steps = options.search == SolveOptions::Search::minmax ? 1 : options.grid;
+  // As judges_two_zeros() of the kernels.
+  const bool two_zeros = !options.sym && max_code == 3 && steps > 1;
   for (int i = 0; i < steps && (i == 0 || i < options.max_shrink * steps); ++i) {
-    grids.push_back(
-        grid_of(range, 1 - static_cast<float>(i) / static_cast<float>(steps), max_code, options.sym));
+    const float p = 1 - static_cast<float>(i) / static_cast<float>(steps);
+    grids.push_back(grid_of(range, p, max_code, options.sym, false));
+    if (two_zeros) grids.push_back(grid_of(range, p, max_code, options.sym, true));
   }
   std::size_t best = 0;
   if (grids.size() > 1) {

@@ -109,6 +109,18 @@ TEST_F(Quality, SquaredErrorsAreReportedOnRequest) {
   }
 }
 
+TEST_F(Quality, RefinementRaisesNoRowsExactLoss) {
+  for (const char* bits : {"2", "4"}) {
+    const std::vector<std::string> options{"--set", "quantization.quality=best", "--set",
+                                           std::string("quantization.bits=") + bits};
+    ASSERT_FALSE(hashes_of_run(bits, 1, 1, options).empty());
+    for (const auto& layer : report(bits)["layers"]) {
+      EXPECT_GT(layer["refinement_gain"].get<double>(), 0) << layer["module"];
+      EXPECT_EQ(layer["raised_rows"], 0) << layer["module"];
+    }
+  }
+}
+
 TEST_F(Quality, OneScaleATensorIsKeptByRefinement) {
   const std::vector<std::string> options{"--set", "quantization.per_channel=false",
                                          "--set", "quantization.group_size=-1",

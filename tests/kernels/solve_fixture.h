@@ -102,8 +102,8 @@ inline bool same_bits(const QuantizedRows& a, const QuantizedRows& b) {
     return a.scales.size() == b.scales.size();
   };
   return a.rows == b.rows && a.codes == b.codes && a.zeros == b.zeros && same_scales() &&
-         a.solve_loss == b.solve_loss && a.output_error == b.output_error && a.output_norm == b.output_norm &&
-         a.weight_error == b.weight_error && a.weight_norm == b.weight_norm;
+         a.solve_loss == b.solve_loss && a.solve_error == b.solve_error && a.output_error == b.output_error &&
+         a.output_norm == b.output_norm && a.weight_error == b.weight_error && a.weight_norm == b.weight_norm;
 }
 
 /// Rows [first, first + count) of `rows`, as one object.
@@ -118,6 +118,7 @@ inline QuantizedRows slice(const QuantizedRows& rows, const SolveColumns& column
           cut(rows.scales, columns.groups),
           cut(rows.zeros, columns.groups),
           cut(rows.solve_loss, 1),
+          cut(rows.solve_error, 1),
           cut(rows.output_error, 1),
           cut(rows.output_norm, 1),
           cut(rows.weight_error, 1),

@@ -31,10 +31,12 @@ double value_of(int code, const Scale& scale) {
   return scale.step * (code - scale.zero);
 }
 
-Scale scale_of_range(double low, double high, int max_code, const QuantizationSection& options) {
+Scale scale_of_range(double low, double high, int max_code, const QuantizationSection& options, bool second) {
   const double step = as_half((high - low) / max_code);
   if (options.sym) return {step, (max_code + 1) / 2};
-  const int zero = static_cast<int>(std::min<double>(round_even(-low / step), max_code));
+  double whole = round_even(-low / step);
+  if (second) whole += -low / step > whole ? 1 : -1;
+  const int zero = static_cast<int>(std::min<double>(whole, max_code));
   if (zero < 1) return {as_half(high / (max_code - 1)), 1};
   return {step, zero};
 }
@@ -54,20 +56,23 @@ Scale find_scale(const std::vector<double>& values, const std::vector<double>& w
     high = std::max(high, -low);
     low = -high;
   }
-  if (options.scale_search == "minmax") return scale_of_range(low, high, max_code, options);
+  if (options.scale_search == "minmax") return scale_of_range(low, high, max_code, options, false);
   Scale best;
   double best_error = 0;
   for (int i = 0; i < options.max_shrink * options.mse_grid; ++i) {
     const double p = 1 - static_cast<double>(i) / options.mse_grid;
-    const Scale scale = scale_of_range(p * low, p * high, max_code, options);
-    double error = 0;
-    for (std::size_t k = 0; k < values.size(); ++k) {
-      const double q = value_of(code_of(values[k], scale, max_code), scale);
-      error += weights[k] * std::pow(std::abs(q - values[k]), options.mse_norm);
-    }
-    if (i == 0 || error < best_error) {
-      best = scale;
-      best_error = error;
+    for (const bool second : {false, true}) {
+      if (second && (options.sym || max_code != 3)) continue;
+      const Scale scale = scale_of_range(p * low, p * high, max_code, options, second);
+      double error = 0;
+      for (std::size_t k = 0; k < values.size(); ++k) {
+        const double q = value_of(code_of(values[k], scale, max_code), scale);
+        error += weights[k] * std::pow(std::abs(q - values[k]), options.mse_norm);
+      }
+      if ((i == 0 && !second) || error < best_error) {
+        best = scale;
+        best_error = error;
+      }
     }
   }
   return best;

@@ -167,7 +167,7 @@ TEST(ConfigFiles, ReferenceIsWhatTheProgramPrints) {
 
 TEST(ConfigFiles, ReferenceHasTheDefaults) {
   const JobConfig job = read_job(kConfigs + "/reference.yaml", {"model.path=x"});
-  const JobConfig defaults;
+  const JobConfig defaults = default_job();
   for (const Key& key : job_keys()) {
     const bool given_above = key.path == "model.path";
     EXPECT_TRUE(given_above || value_text(key, job) == value_text(key, defaults)) << key.path;
@@ -188,8 +188,7 @@ TEST(ConfigFiles, AllScenariosCanBeQuantized) {
 TEST(ConfigFiles, QuickstartCanBeEvaluatedAndHasTheDefaultRecipe) {
   const JobConfig job = read_job(kConfigs + "/quickstart.yaml", {});
   EXPECT_NO_THROW(require_for_eval(job));
-  JobConfig defaults;
-  apply_quality(defaults.quantization, [](const std::string&) { return false; });
+  const JobConfig defaults = default_job();
   for (const Key& key : job_keys()) {
     const bool of_recipe = key.section() == "quantization";
     EXPECT_TRUE(!of_recipe || value_text(key, job) == value_text(key, defaults)) << key.path;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <random>
+#include <sstream>
 
 #include "base/error.h"
 #include "base/sha256.h"
@@ -83,6 +84,8 @@ TEST_F(CheckpointManifestTest, EverythingComesBackAsItWas) {
   EXPECT_EQ(layer.loss, expected.loss);
   EXPECT_EQ(layer.relative_weight_error, expected.relative_weight_error);
   EXPECT_EQ(layer.relative_output_error, expected.relative_output_error);
+  EXPECT_EQ(layer.refinement_gain, expected.refinement_gain);
+  EXPECT_EQ(layer.raised_rows, expected.raised_rows);
   EXPECT_EQ(layer.seconds, expected.seconds);
 }
 
@@ -113,6 +116,30 @@ TEST_F(CheckpointManifestTest, TheHashIsThatOfTheBytesBeforeIt) {
   hash.update(text.data(), seal);
   EXPECT_EQ(text.substr(seal), ",\n  \"sha256\": \"" + hash.hex() + "\"\n}\n");
   EXPECT_EQ(text.size() - seal, 83U);  // what the documentation says
+}
+
+/// `text` without the lines that name this key, its hash made anew.
+std::string without_key(const std::string& text, const std::string& key) {
+  const std::size_t seal = text.rfind(",\n  \"sha256\"");
+  std::istringstream lines(text.substr(0, seal));
+  std::string kept, line;
+  while (std::getline(lines, line)) {
+    if (line.find("\"" + key + "\"") == std::string::npos) kept += (kept.empty() ? "" : "\n") + line;
+  }
+  Sha256 hash;
+  hash.update(kept.data(), kept.size());
+  return kept + ",\n  \"sha256\": \"" + hash.hex() + "\"\n}\n";
+}
+
+// An earlier program's checkpoint is refused for its identity, by name; as damaged it would be passed over.
+TEST_F(CheckpointManifestTest, OneFromBeforeRefinementWasMeasuredIsRead) {
+  const std::string text = to_json(full_manifest());
+  const std::string older = without_key(without_key(text, "refinement_gain"), "raised_rows");
+  ASSERT_LT(older.size(), text.size());
+  put(older);
+  const CheckpointManifest manifest = read_checkpoint_manifest(path());
+  EXPECT_EQ(manifest.layers.at(0).raised_rows, 0);
+  EXPECT_EQ(manifest.layers.at(0).seconds, full_manifest().layers.at(0).seconds);
 }
 
 TEST_F(CheckpointManifestTest, EveryAlteredByteIsNoticed) {

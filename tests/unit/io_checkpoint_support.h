@@ -147,6 +147,8 @@ inline CheckpointManifest test_manifest(std::int64_t generation) {
   layer.loss = 1.0 / 3;
   layer.relative_weight_error = 5e-324;
   layer.relative_output_error = 1.7976931348623157e308;
+  layer.refinement_gain = 0.1;
+  layer.raised_rows = 2;
   layer.seconds = 123456789.123456789;
   manifest.layers = {layer};
   return manifest;

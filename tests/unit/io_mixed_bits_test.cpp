@@ -251,6 +251,28 @@ TEST_F(MixedBits, FinishMissesAHeadThatWasNotWritten) {
   EXPECT_THROW(exporter.finish(), Error);
 }
 
+TEST_F(MixedBits, CorrectionOfNothingIsRefusedOrTold) {
+  job_.quantization.correction_alpha = 1;
+  job_.quantization.correction_layers = {"q_proj", "up_proj"};
+  EXPECT_THAT(refusal(),
+              AllOf(HasSubstr("quantization.correction_layers: none of the layers that correction_target "
+                              "residual can correct (self_attn.o_proj and mlp.down_proj)"),
+                    HasSubstr("set correction_target to output")));
+  job_.quantization.correction_target = "output";
+  EXPECT_THAT(notes(), IsEmpty());
+  job_.quantization.exclude = {"q_proj", "up_proj"};
+  EXPECT_THAT(refusal(), HasSubstr("quantization.correction_layers"));
+  job_.quantization.correction_target = "residual";
+  job_.quantization.correction_layers = {"layers\\.1\\.mlp\\.down_proj"};
+  EXPECT_EQ(refusal(), "no refusal");
+}
+
+TEST_F(MixedBits, DefaultCorrectionOfALayerThatItCannotCorrectIsTold) {
+  job_.quantization.correction_alpha = 1;
+  job_.quantization.modules_in_block_to_quantize = {"self_attn.q_proj"};
+  EXPECT_THAT(notes(), Contains(HasSubstr("set it to 0 to save the time")));
+}
+
 TEST_F(MixedBits, TiedHeadIsRefusedUnlessRotationUntiesIt) {
   make_source({.layers = 3, .tie = true});
   job_.quantization.lm_head = true;

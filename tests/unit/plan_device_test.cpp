@@ -109,6 +109,22 @@ TEST_F(DevicePlan, HeldOutSamplesHaveAStreamOfTheirOwnWhereNoReferenceGoes) {
   EXPECT_EQ(corrected.device_memory.loss_bytes, plan.device_memory.loss_bytes);
 }
 
+TEST_F(DevicePlan, HeldOutTokensEnterNoHessian) {
+  const Plan all = make_plan(request(80 * kGB));
+  job_.calibration.held_out = 0.25;
+  EXPECT_DOUBLE_EQ(make_plan(request(80 * kGB)).flops.hessian, 0.75 * all.flops.hessian);
+}
+
+// The full-precision stream still needs what a quantized layer has replaced.
+TEST_F(DevicePlan, CorrectionKeepsABlocksOriginalWeights) {
+  const std::int64_t block = 2LL * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336);
+  const Plan on_gpu = make_plan(request(80 * kGB)), on_cpu = make_plan(request(0));
+  job_.quantization.correction_alpha = 1;
+  EXPECT_EQ(make_plan(request(80 * kGB)).device_memory.weight_bytes,
+            on_gpu.device_memory.weight_bytes + block);
+  EXPECT_EQ(make_plan(request(0)).host.weight_bytes, on_cpu.host.weight_bytes + block);
+}
+
 TEST_F(DevicePlan, ActivationsGoToTheDeviceThenToTheHostThenToDisk) {
   EXPECT_EQ(make_plan(request(40 * kGB)).activation_place, Place::device);
   const Plan small = make_plan(request(16 * kGB));

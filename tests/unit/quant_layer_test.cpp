@@ -34,18 +34,20 @@ TEST(RowsOfRank, EveryRowHasExactlyOneRank) {
 
 QuantizedRows some_rows(std::int64_t rows, double value) {
   const auto count = static_cast<std::size_t>(rows);
-  QuantizedRows result{rows, {}, {}, {}, {}, {}, {}, {}, {}};
+  QuantizedRows result;
+  result.rows = rows;
   result.codes.assign(count * 5, 3);
   result.scales.assign(count * 2, f16{0x3c00});
   result.zeros.assign(count * 2, 8);
-  for (auto* numbers : {&result.solve_loss, &result.output_error, &result.output_norm, &result.weight_error,
-                        &result.weight_norm})
+  for (auto* numbers : {&result.solve_loss, &result.solve_error, &result.output_error, &result.output_norm,
+                        &result.weight_error, &result.weight_norm})
     numbers->assign(count, value++);
   return result;
 }
 
 TEST(RowSerialisation, RoundTripAndDamage) {
-  const std::vector<std::byte> bytes = serialize({{{0, 64, 2}, {2, 0, 3}}, {some_rows(2, 1), some_rows(3, 10)}});
+  const std::vector<std::byte> bytes =
+      serialize({{{0, 64, 2}, {2, 0, 3}}, {some_rows(2, 1), some_rows(3, 10)}});
   const SolvedRows back = deserialize_rows(bytes);
   ASSERT_EQ(back.ranges.size(), 2u);
   EXPECT_EQ(back.ranges[0].first, 64);
@@ -53,8 +55,8 @@ TEST(RowSerialisation, RoundTripAndDamage) {
   ASSERT_EQ(back.rows.size(), 2u);
   EXPECT_EQ(back.rows[1].codes, std::vector<std::uint8_t>(15, 3));
   EXPECT_EQ(back.rows[1].scales[5].bits, 0x3c00);
-  EXPECT_EQ(back.rows[1].output_norm, std::vector<double>(3, 12));
-  EXPECT_EQ(back.rows[0].weight_norm, std::vector<double>(2, 5));
+  EXPECT_EQ(back.rows[1].output_norm, std::vector<double>(3, 13));
+  EXPECT_EQ(back.rows[0].weight_norm, std::vector<double>(2, 6));
 
   for (const std::size_t cut : {std::size_t{0}, std::size_t{7}, bytes.size() / 2, bytes.size() - 1})
     EXPECT_THROW(deserialize_rows(std::span(bytes).first(cut)), Error);

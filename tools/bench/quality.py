@@ -158,8 +158,22 @@ class Queue:
                        {"name": "source", "label": "source, bf16", "samples_sha256": self.samples_hash,
                         **self.systems.evaluate("source", "source", self.args.model)})
 
+    def refinement(self, pair):
+        """What refinement did to the exact losses of our layers: {} where the recipe has none."""
+        path = self.folder / "logs" / f"{pair.name}.report.json"
+        if pair.recipe.system != "ours" or not path.exists():
+            return {}
+        layers = [layer for layer in read_json(path)["layers"] if "raised_rows" in layer]
+        if not layers:
+            return {}
+        gains = [layer["refinement_gain"] for layer in layers]
+        return {"refinement": {"layers": len(layers), "raised_layers": sum(gain < 0 for gain in gains),
+                               "raised_rows": sum(layer["raised_rows"] for layer in layers),
+                               "least_gain": min(gains), "mean_gain": sum(gains) / len(gains)}}
+
     def document(self):
-        results = [{**self.stored(pair), "label": pair.recipe.label, "bundle": pair.recipe.bundle}
+        results = [{**self.stored(pair), "label": pair.recipe.label, "bundle": pair.recipe.bundle,
+                    **self.refinement(pair)}
                    for pair in self.table.pairs() if self.stored(pair)]
         return {"workload": self.args.workload, "machine": machine.describe(), "source": self.source(),
                 "settings": {name: setting.label for name, setting in self.table.settings.items()},

@@ -27,7 +27,7 @@ recipes:
 first:
   - [[ours-default], [w3]]
 """
-MEASURED = {"seconds": 10.0, "peak_pss_bytes": 5e8, "weight_bytes": 1e8, "quiet": True}
+MEASURED = {"seconds": 10.0, "cpu_seconds": 20.0, "peak_pss_bytes": 5e8, "weight_bytes": 1e8, "quiet": True}
 
 
 def small_table(text=SMALL_TABLE):
@@ -173,7 +173,7 @@ class ReportTest(unittest.TestCase):
         self.assertAlmostEqual(quality_report.gap_closed(ours, reference, self.SOURCE, "perplexity_a"), 0.8)
         self.assertAlmostEqual(quality_report.gap_closed(ours, reference, self.SOURCE, "perplexity_b"), -0.25)
         text = quality_report.markdown(self.document(reference, ours))
-        self.assertIn("| ours-default | 12.00 | 45.00 | 80 % | -25 % | 10 s | 0.50 GB | 100 MB |", text)
+        self.assertIn("| ours-default | 12.00 | 45.00 | 80 % | -25 % | 10 s | 20 s | 0.50 GB | 100 MB |", text)
 
     def test_the_best_peer_is_found_on_each_text_alone(self):
         text = quality_report.markdown(self.document(
@@ -181,6 +181,12 @@ class ReportTest(unittest.TestCase):
             result("ours-rtn", 11.0, 21.0, "ours", bundle=False), result("ours-default", 13.0, 41.0, "ours")))
         self.assertIn("| W4 | ours-default | 13.00 beats 14.00 (good-on-a) | 41.00 **does not beat** 40.00 "
                       "(gptqmodel-default) |", text)
+
+    def test_violations_of_refinement_are_counted(self):
+        entry = {"layers": 3, "raised_layers": 1, "raised_rows": 7, "least_gain": -0.01, "mean_gain": 0.1}
+        text = " ".join(quality_report.refinement([result("ours-best", 2, 2, "ours", refinement=entry)]))
+        self.assertIn("raised the loss of 1 layers and 7 rows", text)
+        self.assertEqual(quality_report.refinement([result("ours-fast", 2, 2, "ours")]), [])
 
     def test_failures_and_busy_machines_are_shown(self):
         failed = {"recipe": "peer", "setting": "w4", "system": "llmcompressor", "label": "peer", "bundle": False,

@@ -14,6 +14,7 @@ struct SearchTask {
   long columns;
   int max_code;  ///< 2^bits - 1
   bool sym;
+  bool two_zeros;       ///< every second candidate has the second nearest zero
   float norm;           ///< exponent of the error
   long candidates;      ///< >= 1
   const float* shrink;  ///< (candidates): the fractions of the full range to try, best first on ties

@@ -54,14 +54,17 @@ void find_ranges(const SearchTask& task, float* low, float* high) {
 
 /// Scale and zero of ranges shrunk to the fraction p. An asymmetric zero of 0 becomes 1 (checkpoint format v1
 /// stores zero - 1, and readers disagree about what -1 means), with the scale that keeps the top of the
-/// range.
-void make_grid(const SearchTask& task, const float* low, const float* high, float p, float* scale,
-               float* zero) {
+/// range. second: with the whole number on the other side of the ideal zero.
+void make_grid(const SearchTask& task, const float* low, const float* high, float p, bool second,
+               float* scale, float* zero) {
   const float codes = static_cast<float>(task.max_code);
   const float middle = static_cast<float>((task.max_code + 1) / 2);
   for (long r = 0; r < kRows; ++r) {
     const float step = to_positive_half((p * high[r] - p * low[r]) / codes);
-    float at = round_to_whole(-(p * low[r]) / step);
+    const float ideal = -(p * low[r]) / step;
+    const float nearest = round_to_whole(ideal);
+    const float other = ideal > nearest ? nearest + 1.0f : nearest - 1.0f;
+    float at = second ? other : nearest;
     at = at < codes ? at : codes;
     const bool all_positive = !task.sym && at < 1.0f;
     const float positive_step = to_positive_half(p * high[r] / (codes - 1.0f));
@@ -156,7 +159,7 @@ void search(const SearchTask& task) {
   float low[kRows], high[kRows];
   find_ranges(task, low, high);
   if (task.candidates == 1) {
-    make_grid(task, low, high, task.shrink[0], task.scale, task.zero);
+    make_grid(task, low, high, task.shrink[0], false, task.scale, task.zero);
     return;
   }
   const long padded = (task.candidates + kCandidates - 1) / kCandidates * kCandidates;
@@ -164,8 +167,8 @@ void search(const SearchTask& task) {
   const Grids grids{task.scratch, task.scratch + size, task.scratch + 2 * size, task.scratch + 3 * size};
   for (long i = 0; i < padded; ++i) {
     const long last = task.candidates - 1;
-    make_grid(task, low, high, task.shrink[i < last ? i : last], grids.scale + i * kRows,
-              grids.zero + i * kRows);
+    make_grid(task, low, high, task.shrink[i < last ? i : last], task.two_zeros && i % 2 == 1,
+              grids.scale + i * kRows, grids.zero + i * kRows);
   }
   for (long k = 0; k < size; ++k) {
     grids.inverse[k] = 1.0f / grids.scale[k];
