@@ -37,6 +37,20 @@ class LinearWeights {
 
 enum class Activation { silu, gelu_tanh, gelu, relu };
 
+/// Where the heads of attention lie among the columns of a matrix: head h has `dim` columns from first +
+/// h·pitch on.
+struct HeadPattern {
+  std::int64_t first = 0, pitch = 0, dim = 0;
+};
+
+/// What becomes of logits before their softmax: z·scale, then cap·tanh(z/cap).
+struct LogitForm {
+  float scale = 1;
+  float cap = 0;  ///< > 0; 0: none
+
+  bool is_plain() const { return scale == 1 && cap == 0; }
+};
+
 /// Causal self-attention of one block.
 struct AttentionShape {
   std::int64_t heads = 0;
@@ -45,6 +59,10 @@ struct AttentionShape {
   float scale = 0;          ///< multiplies q·k; usually head_dim^-1/2
   std::int64_t window = 0;  ///< > 0: a token sees itself and the window-1 tokens before it; 0: all before it
   float logit_softcap = 0;  ///< > 0: scores become cap*tanh(score/cap) before the mask
+  /// (heads, key_bias_positions) floats in the backend's memory, added to the scaled (and capped) scores by
+  /// the key's position in its sample (ALiBi); null: none. No sample is longer.
+  const float* key_bias = nullptr;
+  std::int64_t key_bias_positions = 0;
 };
 
 /// Angles of the rotary embedding: cos and sin of position * inverse frequency, arrays (positions,
@@ -202,6 +220,11 @@ class Kernels {
   /// RMS norm of each head's head_dim features in place (Qwen3's q/k norm). x: (rows, heads*head_dim).
   virtual void head_rms_norm(const Matrix& x, std::span<const float> weight, float eps,
                              float weight_offset) = 0;
+  /// y = (x − mean) / sqrt(variance + eps) * weight + bias for each run of `features` columns of a row; the
+  /// variance is the mean square of x − mean. weight: (features), the same for all runs, or (cols); bias: of
+  /// weight's size, or empty. x: f32 or y's type; y may be x.
+  virtual void layer_norm(const Matrix& x, std::int64_t features, std::span<const float> weight,
+                          std::span<const float> bias, float eps, const Matrix& y) = 0;
   /// Turns the first rotary_dim features of each head by its token's angle (rotate-half convention), in
   /// place.
   virtual void rotary(const Batch& batch, const Matrix& x, std::int64_t head_dim,
@@ -213,10 +236,27 @@ class Kernels {
   /// out = activation(gate) * up, element by element; computed in f32. out may be gate or up.
   virtual void gated_activation(Activation activation, const Matrix& gate, const Matrix& up,
                                 const Matrix& out) = 0;
-  /// losses[r] = -log softmax(x[r]·Wᵀ)[targets[r]] for each row; rows with target < 0 give 0. Host targets
-  /// and losses.
+  /// y = activation(x), element by element; computed in f32. One type and shape; y may be x.
+  virtual void activation(Activation kind, const Matrix& x, const Matrix& y) = 0;
+  /// Copies `heads` heads, which x and y may hold in different places; y's other columns stay. Both f32 or
+  /// both bf16, of as many rows; from.dim == to.dim. x and y must not overlap.
+  virtual void copy_heads(const Matrix& x, HeadPattern from, const Matrix& y, HeadPattern to,
+                          std::int64_t heads) = 0;
+  /// y = x, rounded once where y is bf16. Each f32 or bf16, of one shape.
+  virtual void convert(const Matrix& x, const Matrix& y) = 0;
+  /// hidden += factor · y; both f32, of one shape.
+  virtual void add_scaled(const Matrix& y, float factor, const Matrix& hidden) = 0;
+  /// x *= factor, f32.
+  virtual void scale(const Matrix& x, float factor) = 0;
+  /// hidden[r] += table[first + p] for the token at position p of its sample; both f32, of as many columns.
+  /// No sample is longer than table.rows − first.
+  virtual void add_positions(const Batch& batch, const Matrix& table, std::int64_t first,
+                             const Matrix& hidden) = 0;
+  /// losses[r] = -log softmax(form(x[r]·Wᵀ))[targets[r]] for each row; rows with target < 0 give 0. Host
+  /// targets and losses.
   virtual void cross_entropy(const Batch& batch, const Matrix& x, const LinearWeights& head,
-                             std::span<const std::int32_t> targets, std::span<double> losses) = 0;
+                             std::span<const std::int32_t> targets, std::span<double> losses,
+                             const LogitForm& form) = 0;
   /// False if x holds NaN or infinity.
   virtual bool all_finite(const Matrix& x) = 0;
 

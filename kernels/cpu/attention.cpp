@@ -205,11 +205,25 @@ class QueryTile {
     }
   }
 
+  /// Scores of keys behind the sample's end stay as they are: nobody sees them.
+  void add_key_bias(float* scores, std::int64_t keys, std::int64_t first_key, float scale) const {
+    const std::int64_t known = std::min(keys, shape_.key_bias_positions - first_key);
+    for (std::int64_t row = 0; row < rows_; ++row) {
+      const std::int64_t head = task_.stack * heads_.stack + row / kTile;
+      const float* const bias = shape_.key_bias + head * shape_.key_bias_positions + first_key;
+      softmax_table().add_bias(scores + row * keys, scale, bias, known);
+    }
+  }
+
   void soften(float* scores, std::int64_t keys, std::int64_t first_key, void* weights) {
     ScoreTile tile{scores,    heads_.stack,  kTile,       keys, task_.tile * kTile,
                    first_key, shape_.window, shape_.scale};
     if (shape_.logit_softcap > 0) {
       softmax_table().soft_cap(scores, shape_.scale, shape_.logit_softcap, rows_ * keys);
+      tile.scale = 1;
+    }
+    if (shape_.key_bias != nullptr) {
+      add_key_bias(scores, keys, first_key, tile.scale);
       tile.scale = 1;
     }
     if (heads_.dtype == DType::f32) {
@@ -252,6 +266,8 @@ void check(const Batch& batch, const AttentionShape& shape, const Matrix& q, con
   for (const Matrix* m : {&q, &k, &v, &out}) GPTQ_EXPECT(m->dtype == q.dtype && m->rows == batch.rows());
   GPTQ_EXPECT(q.cols == shape.heads * shape.head_dim && out.cols == q.cols);
   GPTQ_EXPECT(k.cols == shape.kv_heads * shape.head_dim && v.cols == k.cols);
+  for (std::int64_t s = 0; shape.key_bias != nullptr && s < batch.samples(); ++s)
+    GPTQ_EXPECT(batch.offsets[s + 1] - batch.offsets[s] <= shape.key_bias_positions);
 }
 
 }  // namespace

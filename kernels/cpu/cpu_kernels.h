@@ -22,13 +22,24 @@ class CpuKernels final : public Kernels {
   void rms_norm(const Matrix& x, std::span<const float> weight, float eps, float weight_offset,
                 const Matrix& y) override;
   void head_rms_norm(const Matrix& x, std::span<const float> weight, float eps, float weight_offset) override;
+  void layer_norm(const Matrix& x, std::int64_t features, std::span<const float> weight,
+                  std::span<const float> bias, float eps, const Matrix& y) override;
   void rotary(const Batch& batch, const Matrix& x, std::int64_t head_dim, const RotaryTable& table) override;
   void attention(const Batch& batch, const AttentionShape& shape, const Matrix& q, const Matrix& k,
                  const Matrix& v, const Matrix& out) override;
   void gated_activation(Activation activation, const Matrix& gate, const Matrix& up,
                         const Matrix& out) override;
+  void activation(Activation kind, const Matrix& x, const Matrix& y) override;
+  void copy_heads(const Matrix& x, HeadPattern from, const Matrix& y, HeadPattern to,
+                  std::int64_t heads) override;
+  void convert(const Matrix& x, const Matrix& y) override;
+  void add_scaled(const Matrix& y, float factor, const Matrix& hidden) override;
+  void scale(const Matrix& x, float factor) override;
+  void add_positions(const Batch& batch, const Matrix& table, std::int64_t first,
+                     const Matrix& hidden) override;
   void cross_entropy(const Batch& batch, const Matrix& x, const LinearWeights& head,
-                     std::span<const std::int32_t> targets, std::span<double> losses) override;
+                     std::span<const std::int32_t> targets, std::span<double> losses,
+                     const LogitForm& form) override;
   bool all_finite(const Matrix& x) override;
 
   void column_max(const Matrix& x, float* maximum) override;

@@ -17,7 +17,9 @@ void check(const Batch& batch, const AttentionShape& shape, const Matrix& q, con
   GPTQ_EXPECT(q.cols == shape.heads * shape.head_dim && out.cols == q.cols);
   GPTQ_EXPECT(k.cols == shape.kv_heads * shape.head_dim && v.cols == k.cols);
   for (std::int64_t s = 0; s < batch.samples(); ++s) {
-    GPTQ_EXPECT(batch.offsets[s + 1] - batch.offsets[s] <= kLongestSample);
+    const std::int64_t length = batch.offsets[s + 1] - batch.offsets[s];
+    GPTQ_EXPECT(length <= kLongestSample);
+    GPTQ_EXPECT(shape.key_bias == nullptr || length <= shape.key_bias_positions);
   }
 }
 

@@ -31,7 +31,9 @@ struct AttentionArguments {
   int head_dim;
   int window;  ///< 0: none
   float scale;
-  float softcap;  ///< 0: none
+  float softcap;          ///< 0: none
+  const float* key_bias;  ///< of all heads; null: none
+  int key_bias_positions;
   int samples;
   int tiles;                               ///< of the longest sample
   std::int64_t offsets[kMostSamples + 1];  ///< sample s holds rows [offsets[s], offsets[s + 1])
@@ -68,6 +70,13 @@ __device__ inline KeyTiles key_tiles(const AttentionWork& work, int queries, int
   return {oldest / keys, (min(work.first_query + queries, work.length) - 1) / keys};
 }
 
+/// The head's key_bias; null: none.
+template <typename T>
+__device__ inline const float* key_bias_of(const AttentionArguments<T>& arguments, int head) {
+  if (arguments.key_bias == nullptr) return nullptr;
+  return arguments.key_bias + static_cast<std::int64_t>(head) * arguments.key_bias_positions;
+}
+
 /// Calls body(arguments) with the samples of each launch filled in.
 template <typename T, typename Body>
 void for_each_launch(const Batch& batch, AttentionArguments<T> arguments, int tile_rows, const Body& body) {
@@ -102,6 +111,8 @@ AttentionArguments<T> attention_arguments(const AttentionShape& shape, const Mat
   arguments.window = static_cast<int>(std::min<std::int64_t>(shape.window, 1 << 30));
   arguments.scale = shape.scale;
   arguments.softcap = shape.logit_softcap;
+  arguments.key_bias = shape.key_bias;
+  arguments.key_bias_positions = static_cast<int>(shape.key_bias_positions);
   return arguments;
 }
 

@@ -203,6 +203,23 @@ __device__ inline void soft_cap(Scores<kDim>& scores, float scale, float cap) {
   }
 }
 
+/// scores = scores·scale + bias of the key; key: position of the tile's first key. Keys behind the sample's
+/// end are masked for all its queries.
+template <int kDim>
+__device__ inline void add_bias(Scores<kDim>& scores, float scale, const float* bias, int key, int length) {
+  const int column = static_cast<int>(threadIdx.x & 31) % 4 * 2;
+#pragma unroll
+  for (int n = 0; n < Tiling<kDim>::kKeyTiles; ++n) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int at = key + 8 * n + column + e % 2;
+      const float added = at < length ? bias[at] : 0.0f;
+#pragma unroll
+      for (int r = 0; r < Tiling<kDim>::kRowTiles; ++r) scores[r][n][e] = scores[r][n][e] * scale + added;
+    }
+  }
+}
+
 /// Writes the warp's rows to `staging` (its own part of the queries' tile, which nobody reads any more), and
 /// from there to memory in whole chunks.
 template <int kDim>
@@ -267,7 +284,8 @@ __global__ void __launch_bounds__(kThreads, 2) attention_bf16_kernel(const Bf16A
   const int position = work.first_query + row;                                    // of the warp's first query
   const int oldest = arguments.window > 0 ? position - arguments.window + 1 : 0;  // key that it sees
   const bool capped = arguments.softcap > 0;
-  const float factor = (capped ? 1.0f : arguments.scale) * kLog2E;
+  const float* const bias = key_bias_of(arguments, work.head);
+  const float factor = (capped || bias != nullptr ? 1.0f : arguments.scale) * kLog2E;
   const KeyTiles tiles = key_tiles(work, Tile::kRows, Tile::kKeys, arguments.window);
 
   WarpQueries<kDim> own;
@@ -287,6 +305,9 @@ __global__ void __launch_bounds__(kThreads, 2) attention_bf16_kernel(const Bf16A
       Scores<kDim> scores;
       score<kDim>(queries, row, stage, scores);
       if (capped) soft_cap<kDim>(scores, arguments.scale, arguments.softcap);
+      if (bias != nullptr) {
+        add_bias<kDim>(scores, capped ? 1.0f : arguments.scale, bias, key, work.length);
+      }
       const bool all_see_all =
           end <= position + 1 && (arguments.window == 0 || key >= oldest + Tile::kWarpRows - 1);
       if (!all_see_all) mask<kDim>(scores, position, key, arguments.window);

@@ -99,12 +99,17 @@ __device__ inline float row_sum(float x) {
   return x;
 }
 
-/// Caps and masks the scores and turns them into weights, in shared memory.
+/// Caps, biases and masks the scores and turns them into weights, in shared memory. A key that some query
+/// sees lies within the sample, and so within the bias.
 template <typename T>
-__device__ inline void soften(float (&scores)[kPerThread][kPerThread], int first_query, int first_key,
-                              const AttentionArguments<T>& arguments, SharedTiles& shared, ThreadTile& own) {
+__device__ inline void soften(float (&scores)[kPerThread][kPerThread], const AttentionWork& work,
+                              int first_key, const AttentionArguments<T>& arguments, SharedTiles& shared,
+                              ThreadTile& own) {
+  const int first_query = work.first_query;
   const bool capped = arguments.softcap > 0;
-  const float factor = (capped ? 1.0f : arguments.scale) * kLog2E;
+  const float* const bias = key_bias_of(arguments, work.head);
+  const bool scaled = capped || bias != nullptr;
+  const float factor = (scaled ? 1.0f : arguments.scale) * kLog2E;
   const float inner = capped ? arguments.scale / arguments.softcap : 0.0f;
 #pragma unroll
   for (int i = 0; i < kPerThread; ++i) {
@@ -115,6 +120,8 @@ __device__ inline void soften(float (&scores)[kPerThread][kPerThread], int first
     for (int j = 0; j < kPerThread; ++j) {
       const int key = first_key + own.x + kSide * j;
       if (capped) scores[i][j] = arguments.softcap * tanhf(scores[i][j] * inner);
+      if (bias != nullptr && key < work.length)
+        scores[i][j] = (capped ? scores[i][j] : scores[i][j] * arguments.scale) + bias[key];
       if (key > newest || key < oldest) scores[i][j] = -INFINITY;
       top = fmaxf(top, scores[i][j]);
     }
@@ -206,7 +213,7 @@ __global__ void __launch_bounds__(kThreads, 2) attention_f32_kernel(const Attent
     float scores[kPerThread][kPerThread];
     score(q, arguments.q_stride, work.first_query, k, arguments.k_stride, tile * kTile, work.length, head_dim,
           shared, own, scores);
-    soften(scores, work.first_query, tile * kTile, arguments, shared, own);
+    soften(scores, work, tile * kTile, arguments, shared, own);
     add_values(v, arguments.v_stride, tile * kTile, work.length, first_column, head_dim, shared, own);
   }
   store(own, arguments.out + work.sample_row * arguments.out_stride + q_column, arguments.out_stride, work,

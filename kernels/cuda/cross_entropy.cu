@@ -26,6 +26,11 @@ __device__ inline ScaledSum operator+(const ScaledSum& a, const ScaledSum& b) {
           a.sum * static_cast<double>(expf(a.top - top)) + b.sum * static_cast<double>(expf(b.top - top))};
 }
 
+__device__ inline float shaped(const LogitForm& form, float z) {
+  z *= form.scale;
+  return form.cap > 0 ? form.cap * tanhf(z / form.cap) : z;
+}
+
 __device__ inline ScaledSum of_pack(const Pack& scores) {
   ScaledSum result{kLowest, 0};
 #pragma unroll
@@ -49,14 +54,22 @@ __device__ inline ScaledSum of_warp(ScaledSum mine) {
 /// losses[row] = log Σ exp(logits(row, ·)) − logits(row, target). One block a row. Exponentials are f32,
 /// their sums f64 beyond packs of eight: about 1e-6 off at worst, far below what a bf16 logit is worth.
 __global__ void __launch_bounds__(kThreads)
-    row_losses(const float* logits, std::int64_t stride, std::int64_t vocabulary, const std::int32_t* targets,
-               double* losses) {
+    row_losses(const float* logits, std::int64_t stride, std::int64_t vocabulary, LogitForm form,
+               const std::int32_t* targets, double* losses) {
   __shared__ float tops[kWarps];
   __shared__ double sums[kWarps];
   const float* const row = logits + static_cast<std::int64_t>(blockIdx.x) * stride;
   ScaledSum mine{kLowest, 0};
-  for (std::int64_t c = threadIdx.x * kPack; c < vocabulary; c += kThreads * kPack)
-    mine = mine + of_pack(load_pack(row, c, vocabulary, true, kNothing));
+  const bool plain = form.scale == 1 && form.cap == 0;
+  for (std::int64_t c = threadIdx.x * kPack; c < vocabulary; c += kThreads * kPack) {
+    Pack scores = load_pack(row, c, vocabulary, true, kNothing);
+    if (!plain) {
+#pragma unroll
+      for (int i = 0; i < kPack; ++i)
+        if (c + i < vocabulary) scores.v[i] = shaped(form, scores.v[i]);
+    }
+    mine = mine + of_pack(scores);
+  }
   mine = of_warp(mine);
   if (threadIdx.x % 32 == 0) {
     tops[threadIdx.x / 32] = mine.top;
@@ -67,14 +80,17 @@ __global__ void __launch_bounds__(kThreads)
   ScaledSum all{kLowest, 0};
   for (int w = 0; w < kWarps; ++w) all = all + ScaledSum{tops[w], sums[w]};
   const std::int32_t target = targets[blockIdx.x];
-  losses[blockIdx.x] =
-      target < 0 ? 0.0 : static_cast<double>(all.top) + log(all.sum) - static_cast<double>(row[target]);
+  losses[blockIdx.x] = 0;
+  if (target < 0) return;
+  const float score = plain ? row[target] : shaped(form, row[target]);
+  losses[blockIdx.x] = static_cast<double>(all.top) + log(all.sum) - static_cast<double>(score);
 }
 
 }  // namespace
 
 void CudaKernels::cross_entropy(const Batch& batch, const Matrix& x, const LinearWeights& head,
-                                std::span<const std::int32_t> targets, std::span<double> losses) {
+                                std::span<const std::int32_t> targets, std::span<double> losses,
+                                const LogitForm& form) {
   const CudaLinear& own = cuda_linear(head);
   const auto rows = static_cast<std::size_t>(x.rows);
   GPTQ_EXPECT(x.dtype == own.compute() && x.cols == own.in_features() && x.rows == batch.rows());
@@ -97,7 +113,7 @@ void CudaKernels::cross_entropy(const Batch& batch, const Matrix& x, const Linea
     const std::int64_t count = std::min(slice, x.rows - first);
     const Matrix y{logits, DType::f32, count, vocabulary, stride};
     apply_linear(context_, x.rows_from(first, count), own, y, false);
-    launch(context_, &row_losses, blocks_for(count, 1), kThreads, 0, logits, stride, vocabulary,
+    launch(context_, &row_losses, blocks_for(count, 1), kThreads, 0, logits, stride, vocabulary, form,
            device_targets + first, device_losses + first);
   }
   context_.download(losses.data(), device_losses, losses.size_bytes());

@@ -24,6 +24,9 @@ class CudaKernels final : public Kernels {
   void rms_norm(const Matrix& x, std::span<const float> weight, float eps, float weight_offset,
                 const Matrix& y) override;
   void head_rms_norm(const Matrix& x, std::span<const float> weight, float eps, float weight_offset) override;
+  // layer_norm.cu
+  void layer_norm(const Matrix& x, std::int64_t features, std::span<const float> weight,
+                  std::span<const float> bias, float eps, const Matrix& y) override;
   // rotary.cu
   void rotary(const Batch& batch, const Matrix& x, std::int64_t head_dim, const RotaryTable& table) override;
   // attention.cu
@@ -32,9 +35,23 @@ class CudaKernels final : public Kernels {
   // gated_activation.cu
   void gated_activation(Activation activation, const Matrix& gate, const Matrix& up,
                         const Matrix& out) override;
+  // activation.cu
+  void activation(Activation kind, const Matrix& x, const Matrix& y) override;
+  // copy_heads.cu
+  void copy_heads(const Matrix& x, HeadPattern from, const Matrix& y, HeadPattern to,
+                  std::int64_t heads) override;
+  // convert.cu
+  void convert(const Matrix& x, const Matrix& y) override;
+  // add_scaled.cu
+  void add_scaled(const Matrix& y, float factor, const Matrix& hidden) override;
+  void scale(const Matrix& x, float factor) override;
+  // add_positions.cu
+  void add_positions(const Batch& batch, const Matrix& table, std::int64_t first,
+                     const Matrix& hidden) override;
   // cross_entropy.cu
   void cross_entropy(const Batch& batch, const Matrix& x, const LinearWeights& head,
-                     std::span<const std::int32_t> targets, std::span<double> losses) override;
+                     std::span<const std::int32_t> targets, std::span<double> losses,
+                     const LogitForm& form) override;
   // finite.cu
   bool all_finite(const Matrix& x) override;
   // hessian.cu

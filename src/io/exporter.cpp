@@ -113,11 +113,13 @@ struct Exporter::State {
     return *writers[found->second];
   }
 
-  /// What the engine holds is what is written; tensors that it does not know come from the source's files.
+  /// What the engine holds is what is written; tensors that it does not know, or holds in another shape, come
+  /// from the source's files.
   void write_kept(const std::string& name, const BlockWeights& weights, const std::string& prefix,
                   Sha256& hash) {
     const auto found = weights.tensors.find(name.substr(prefix.size()));
-    if (found == weights.tensors.end()) return writer_of(name).copy(name, model.files(), &hash);
+    const bool as_it_was = found == weights.tensors.end() || model.architecture().transposed;
+    if (as_it_was) return writer_of(name).copy(name, model.files(), &hash);
     write_hashed(name, found->second, hash);
   }
 
@@ -179,7 +181,7 @@ std::string Exporter::write_block(std::int64_t block, const BlockWeights& weight
   GPTQ_EXPECT(block >= 0 && index < s.places.size() && weights.block == block);
   const std::string prefix = block_prefix(s.model.architecture(), block);
   const std::set<std::string> kept(s.layout.copied[index].begin(), s.layout.copied[index].end());
-  LayerTensors made(s.job.output, weights, layers, prefix);
+  LayerTensors made(s.job.output, weights, layers, prefix, s.model.architecture().transposed);
   for (const std::string& name : made.names()) s.writer_of(name);  // none without a place
   Sha256 hash;
   for (const auto& [name, info] : s.places[index].tensors) {
@@ -201,7 +203,7 @@ void Exporter::write_head(const QuantizedLayer& head) {
   const BlockWeights no_biases;
   const std::vector<QuantizedLayer> layers{head};
   const std::string prefix;
-  LayerTensors made(s.job.output, no_biases, layers, prefix);
+  LayerTensors made(s.job.output, no_biases, layers, prefix, false);
   for (const std::string& name : s.layout.head) {
     const auto& file = s.layout.files[s.layout.file_of.at(name)].tensors;
     const auto place = std::find_if(file.begin(), file.end(), [&](const auto& t) { return t.first == name; });

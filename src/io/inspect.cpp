@@ -84,6 +84,15 @@ void describe_quantization(const ModelConfig& config, const Tensors& tensors, De
   for (const auto& [form, count] : modules) out.line("", fmt::format("{}: {} modules", form, count));
 }
 
+/// "rope llama3", "rope default and linear" where blocks differ, "learned", "alibi".
+std::string positions_text(const ModelConfig& config) {
+  if (config.positions == Positions::learned) return "learned";
+  if (config.positions == Positions::alibi) return "alibi";
+  std::string text = "rope " + config.ropes.front().type;
+  for (std::size_t i = 1; i < config.ropes.size(); ++i) text += " and " + config.ropes[i].type;
+  return text;
+}
+
 std::string describe_model(const fs::path& directory) {
   const ModelConfig config = read_model_config(directory);
   const SafetensorsReader files(directory);
@@ -95,7 +104,7 @@ std::string describe_model(const fs::path& directory) {
                                     config.head_dim, config.num_key_value_heads));
   out.line("vocabulary", fmt::format("{}, head {} the embedding", config.vocab_size,
                                      config.tie_word_embeddings ? "tied to" : "apart from"));
-  out.line("positions", fmt::format("{}, rope {}", config.max_position_embeddings, config.rope.type));
+  out.line("positions", fmt::format("{}, {}", config.max_position_embeddings, positions_text(config)));
   out.line("parameters", grouped(parameters(files.tensors())));
   describe_types(files.tensors(), out);
   describe_quantization(config, files.tensors(), out);

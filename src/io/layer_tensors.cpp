@@ -30,8 +30,10 @@ HostTensor half_bias(const HostTensor& bias, const std::string& name) {
 }  // namespace
 
 LayerTensors::LayerTensors(const OutputSection& output, const BlockWeights& weights,
-                           const std::vector<QuantizedLayer>& layers, const std::string& prefix)
+                           const std::vector<QuantizedLayer>& layers, const std::string& prefix,
+                           bool is_transposed)
     : dequantized_(is_dequantized(output)),
+      transposed_(is_transposed),
       format_(find_checkpoint_format(output.checkpoint_format).value()),
       weights_(weights),
       layers_(layers),
@@ -71,13 +73,14 @@ void LayerTensors::pack_layer(const QuantizedLayer& layer) {
   ready_[layer.module + ".g_idx"] = std::move(packed.g_idx);
 }
 
-HostTensor LayerTensors::dequantized(const QuantizedLayer& layer, const std::string& name, DType dtype) {
+HostTensor LayerTensors::dequantized(const QuantizedLayer& layer, const std::string& name,
+                                     DType dtype) const {
   HostTensor weight = convert(dequantize(weights_of(layer)), dtype);
   if (!fits(weight)) {
     throw InputError("{}: a dequantized weight does not fit into the source's fp16; set output.format: gptq",
                      name);
   }
-  return weight;
+  return transposed_ ? transposed(weight) : std::move(weight);
 }
 
 }  // namespace gptq

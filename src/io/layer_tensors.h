@@ -16,9 +16,10 @@ namespace gptq {
 /// handed out once: about one layer is in memory at a time, and the scales.
 class LayerTensors {
  public:
-  /// prefix: the block's ("model.layers.7."). Borrows all but the output section.
+  /// prefix: the block's ("model.layers.7."). is_transposed: ordinary weights lie as (in, out) in files.
+  /// Borrows all but the output section.
   LayerTensors(const OutputSection& output, const BlockWeights& weights,
-               const std::vector<QuantizedLayer>& layers, const std::string& prefix);
+               const std::vector<QuantizedLayer>& layers, const std::string& prefix, bool is_transposed);
 
   /// A tensor of each layer that must have a place in the output.
   std::vector<std::string> names() const;
@@ -28,9 +29,10 @@ class LayerTensors {
 
  private:
   void pack_layer(const QuantizedLayer& layer);
-  static HostTensor dequantized(const QuantizedLayer& layer, const std::string& name, DType dtype);
+  HostTensor dequantized(const QuantizedLayer& layer, const std::string& name, DType dtype) const;
 
   bool dequantized_;
+  bool transposed_;
   CheckpointFormat format_;
   const BlockWeights& weights_;
   const std::vector<QuantizedLayer>& layers_;

@@ -97,7 +97,7 @@ class LayoutMaker {
 
   bool is_left_out(const std::string& name) const {
     const bool replaced = model_.config().tie_word_embeddings || !layout_.head.empty();
-    return (replaced && name == head_) || name.ends_with("rotary_emb.inv_freq");
+    return (replaced && name == head_) || is_dropped(model_.architecture(), name);
   }
 
   /// What stands for the head's weight where it is quantized.
@@ -117,21 +117,19 @@ class LayoutMaker {
     const std::string prefix = block_prefix(model_.architecture(), block);
     NamedTensors tensors;
     std::set<std::string> replaced;
-    for (const StageGroup& group : model_.groups()) {
-      for (const LinearShape& layer : group.layers) {
-        const std::string module = prefix + layer.name;
-        if (!recipe_.selects(module)) continue;
-        replaced.insert(module + ".weight");
-        if (dequantized_) {
-          tensors.push_back(kept(module + ".weight", model_.files().info(module + ".weight")));
-          continue;
-        }
-        for (auto& tensor : packed_tensors(module, layer, recipe_.section_of(module)))
-          tensors.push_back(std::move(tensor));
-        if (model_.files().contains(module + ".bias")) {
-          tensors.emplace_back(module + ".bias", described(DType::f16, {layer.out_features}));
-          replaced.insert(module + ".bias");
-        }
+    for (const LinearShape& layer : model_.layout(block).layers()) {
+      const std::string module = prefix + layer.name;
+      if (!recipe_.selects(module)) continue;
+      replaced.insert(module + ".weight");
+      if (dequantized_) {
+        tensors.push_back(kept(module + ".weight", model_.files().info(module + ".weight")));
+        continue;
+      }
+      for (auto& tensor : packed_tensors(module, layer, recipe_.section_of(module)))
+        tensors.push_back(std::move(tensor));
+      if (model_.files().contains(module + ".bias")) {
+        tensors.emplace_back(module + ".bias", described(DType::f16, {layer.out_features}));
+        replaced.insert(module + ".bias");
       }
     }
     std::vector<std::string>& copied = layout_.copied.emplace_back();

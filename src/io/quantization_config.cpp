@@ -47,10 +47,8 @@ Statements statements_of(const ModelWeights& model, const Recipe& recipe) {
   Statements statements;
   for (std::int64_t block = 0; block < model.config().num_hidden_layers; ++block) {
     auto& of_block = statements.emplace_back();
-    for (const StageGroup& group : model.groups()) {
-      for (const LinearShape& layer : group.layers)
-        of_block[layer.name] = statement_of(recipe, block_prefix(model.architecture(), block) + layer.name);
-    }
+    for (const LinearShape& layer : model.layout(block).layers())
+      of_block[layer.name] = statement_of(recipe, block_prefix(model.architecture(), block) + layer.name);
   }
   return statements;
 }
@@ -89,14 +87,17 @@ ordered_json exceptions(const QuantizedForm& form, const QuantizedForm& base) {
 /// [["self_attn.q_proj", …], ["self_attn.o_proj"], …]: names that are quantized in at least one block.
 ordered_json quantized_names(const ModelWeights& model, const Statements& statements) {
   ordered_json names = ordered_json::array();
-  for (const StageGroup& group : model.groups()) {
-    ordered_json of_group = ordered_json::array();
-    for (const LinearShape& layer : group.layers) {
-      const bool somewhere = std::any_of(statements.begin(), statements.end(),
-                                         [&](const auto& of_block) { return !of_block.at(layer.name).kept; });
-      if (somewhere) of_group.push_back(layer.name);
+  for (const BlockStep& step : model.layout(0).steps) {
+    for (const StageGroup& group : step.groups) {
+      ordered_json of_group = ordered_json::array();
+      for (const LinearShape& layer : group.layers) {
+        const bool somewhere = std::any_of(statements.begin(), statements.end(), [&](const auto& of_block) {
+          return !of_block.at(layer.name).kept;
+        });
+        if (somewhere) of_group.push_back(layer.name);
+      }
+      if (!of_group.empty()) names.push_back(of_group);
     }
-    if (!of_group.empty()) names.push_back(of_group);
   }
   return names;
 }

@@ -26,9 +26,11 @@ void shorten(std::vector<std::string>& messages) {
 OutputModel::OutputModel(const fs::path& directory, bool is_dequantized)
     : files(directory),
       config(read_model_config(directory)),
-      architecture(find_architecture(config.model_type)),
-      groups(stage_groups(architecture, config)),
-      dequantized(is_dequantized) {}
+      architecture(architecture_in(files, config)),
+      dequantized(is_dequantized) {
+  for (std::int64_t block = 0; block < config.num_hidden_layers; ++block)
+    layouts.push_back(make_layout(architecture, config, block));
+}
 
 std::int64_t groups_of(const QuantizedForm& form, std::int64_t in_features) {
   return form.group_size < 0 ? 1 : (in_features + form.group_size - 1) / form.group_size;

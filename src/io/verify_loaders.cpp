@@ -25,13 +25,11 @@ struct Module {
 std::vector<Module> quantized_modules(const OutputModel& model) {
   std::vector<Module> modules;
   for (std::int64_t block = 0; block < model.config.num_hidden_layers; ++block) {
-    for (const StageGroup& group : model.groups) {
-      for (const LinearShape& layer : group.layers) {
-        const std::string name = block_prefix(model.architecture, block) + layer.name;
-        const bool splits = layer.name == model.architecture.o || layer.name == model.architecture.down;
-        if (model.is_quantized(name))
-          modules.push_back({name, layer.out_features, layer.in_features, splits, model.form_of(name)});
-      }
+    for (const LinearShape& layer : model.layouts[static_cast<std::size_t>(block)].layers()) {
+      const std::string name = block_prefix(model.architecture, block) + layer.name;
+      const bool splits = layer.name == model.architecture.o || layer.name == model.architecture.down;
+      if (model.is_quantized(name))
+        modules.push_back({name, layer.out_features, layer.in_features, splits, model.form_of(name)});
     }
   }
   return modules;

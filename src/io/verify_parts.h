@@ -5,9 +5,8 @@
 #include <vector>
 
 #include "io/verify.h"
-#include "model/architectures.h"
-#include "model/model_config.h"
 #include "model/safetensors_reader.h"
+#include "model/weights.h"
 
 namespace gptq {
 
@@ -18,8 +17,8 @@ struct OutputModel {
 
   SafetensorsReader files;
   ModelConfig config;
-  const Architecture& architecture;
-  std::vector<StageGroup> groups;
+  Architecture architecture;
+  std::vector<BlockLayout> layouts;  ///< of each block
   bool dequantized;
 
   bool is_quantized(const std::string& module) const { return files.contains(module + ".qweight"); }

@@ -24,9 +24,8 @@ class TensorVerifier {
   void run() {
     const Architecture& names = model_.architecture;
     const ModelConfig& config = model_.config;
-    expect_kept(std::string(names.embedding) + ".weight", {config.vocab_size, config.hidden_size});
+    for (const TensorShape& tensor : outside_tensors(names, config)) expect_kept(tensor.name, tensor.shape);
     for (std::int64_t block = 0; block < config.num_hidden_layers; ++block) verify_block(block);
-    expect_kept(std::string(names.final_norm) + ".weight", {config.hidden_size});
     verify_head();
     verify_strays();
     if (result_.quantized_modules == 0 && !model_.dequantized)
@@ -88,15 +87,9 @@ class TensorVerifier {
   void verify_block(std::int64_t block) {
     const Architecture& names = model_.architecture;
     const std::string prefix = block_prefix(names, block);
-    for (const std::string_view norm : {names.attention_norm, names.mlp_norm}) {
-      expect_kept(prefix + std::string(norm) + ".weight", {model_.config.hidden_size});
-    }
-    for (const std::string_view norm : {names.q_norm, names.k_norm}) {
-      if (!norm.empty()) expect_kept(prefix + std::string(norm) + ".weight", {model_.config.head_dim});
-    }
-    for (const StageGroup& group : model_.groups) {
-      for (const LinearShape& layer : group.layers) verify_linear(prefix + layer.name, layer);
-    }
+    const BlockLayout& layout = model_.layouts[static_cast<std::size_t>(block)];
+    for (const TensorShape& norm : layout.norms) expect_kept(prefix + norm.name, norm.shape);
+    for (const LinearShape& layer : layout.layers()) verify_linear(prefix + layer.name, layer);
     if (model_.dequantized) return;
     for (const JoinedModules& joined : joined_modules(names)) verify_joined(prefix, joined);
   }
@@ -104,7 +97,7 @@ class TensorVerifier {
   /// An ordinary model's: nothing packed, no NaN.
   void verify_dequantized(const std::string& module, const LinearShape& layer) {
     if (layer.bias) expect_kept(module + ".bias", {layer.out_features});
-    if (!expect_kept(module + ".weight", {layer.out_features, layer.in_features})) return;
+    if (!expect_kept(module + ".weight", layer.stored_shape())) return;
     const HostTensor weight = convert(model_.files.read(module + ".weight"), DType::f32);
     const auto* values = reinterpret_cast<const float*>(weight.storage.data());
     if (!std::all_of(values, values + weight.elements(), [](float v) { return std::isfinite(v); })) {
@@ -119,7 +112,7 @@ class TensorVerifier {
     if (layer.bias && quantized) expect(module + ".bias", bias, {DType::f16});
     if (layer.bias && !quantized) expect_kept(module + ".bias", bias);
     if (!quantized) {
-      if (!expect_kept(module + ".weight", {layer.out_features, layer.in_features})) return;
+      if (!expect_kept(module + ".weight", layer.stored_shape())) return;
       if (!model_.config.quantized.skips(module)) {
         fail("{} is not quantized, but no rule of 'dynamic' says so", module);
       }

@@ -1,134 +1,113 @@
 #include "model/decoder_block.h"
 
-#include <cmath>
 #include <utility>
 
-#include "backend/device_matrix.h"
 #include "base/error.h"
+#include "model/attention_step.h"
+#include "model/mlp_step.h"
 
 namespace gptq {
-namespace {
-
-/// Purposes of the backend's scratch memory, shared by all blocks.
-enum Slot : int { kQuery, kKey, kValue, kGate, kUp, kInput, kNextInput };
-
-std::vector<float> floats_of(const HostTensor& tensor) {
-  const HostTensor converted = convert(tensor, DType::f32);
-  const auto* const values = reinterpret_cast<const float*>(converted.storage.data());
-  return {values, values + converted.elements()};
-}
-
-struct Linear {
-  std::vector<float> bias;
-  std::shared_ptr<const LinearWeights> weights;
-};
-
-}  // namespace
 
 struct DecoderBlock::State {
-  Backend& backend;
-  Kernels& kernels;
   const Architecture& names;
   const ModelConfig& config;
-  RotaryTable rotary;
-  DType compute;
-  std::int64_t index;
-  AttentionShape attention;
-  std::vector<std::int64_t> widths;  // of the groups' inputs
-  std::map<std::string, Linear, std::less<>> linears;
-  // floats; null: the model has none. Shared by copies of the block.
-  std::shared_ptr<const DeviceMatrix> attention_norm, mlp_norm, q_norm, k_norm;
+  const BlockLayout& layout;
+  BlockLayers layers;
+  AttentionStep attention;
+  MlpStep mlp;
+  // Null: the family has none. Shared by copies of the block.
+  std::shared_ptr<const Norm> attention_norm, mlp_norm, attention_out_norm, mlp_out_norm;
 
-  State(Backend& place, const ModelWeights& model, const BlockWeights& weights, const DeviceRotary& table,
-        DType dtype)
-      : backend(place),
-        kernels(place.kernels()),
-        names(model.architecture()),
+  State(Backend& backend, const ModelWeights& model, const BlockWeights& weights,
+        const DevicePositions& positions, DType compute)
+      : names(model.architecture()),
         config(model.config()),
-        rotary(table.table()),
-        compute(dtype),
-        index(weights.block) {
-    attention = {config.num_attention_heads,
-                 config.num_key_value_heads,
-                 config.head_dim,
-                 1.0f / std::sqrt(static_cast<float>(config.head_dim)),
-                 window(),
-                 0};
-    attention_norm = norm_weight(weights, names.attention_norm);
-    mlp_norm = norm_weight(weights, names.mlp_norm);
-    if (!names.q_norm.empty()) q_norm = norm_weight(weights, names.q_norm);
-    if (!names.k_norm.empty()) k_norm = norm_weight(weights, names.k_norm);
-    for (const StageGroup& group : model.groups()) {
-      widths.push_back(group.in_features);
-      for (const LinearShape& layer : group.layers) add_linear(layer, weights);
+        layout(model.layout(weights.block)),
+        layers(backend, layout, weights, compute),
+        attention(backend, names, config, weights, positions),
+        mlp(names, config) {
+    const bool two = config.block_form == BlockForm::parallel_two_norms;
+    const auto side = [&](std::string_view own, std::string_view usual) {
+      return two && !own.empty() ? own : usual;
+    };
+    if (names.norm_place != NormPlace::behind) {
+      attention_norm = norm(backend, weights, side(names.side_attention_norm, names.attention_norm));
+      if (config.block_form != BlockForm::parallel)
+        mlp_norm = norm(backend, weights, side(names.side_mlp_norm, names.mlp_norm));
+    }
+    if (names.norm_place == NormPlace::before) return;
+    attention_out_norm = norm(backend, weights, names.attention_out_norm);
+    mlp_out_norm = norm(backend, weights, names.mlp_out_norm);
+  }
+
+  std::shared_ptr<const Norm> norm(Backend& backend, const BlockWeights& weights,
+                                   std::string_view module) const {
+    const std::string name(module);
+    const HostTensor* const bias = names.norm == NormKind::layer ? &weights.at(name + ".bias") : nullptr;
+    return std::make_shared<const Norm>(backend, names.norm, config, names.norm_weight_offset,
+                                        config.hidden_size, weights.at(name + ".weight"), bias);
+  }
+
+  /// A part's input: the residual stream behind its norm, if it has one.
+  void read_residual(const std::shared_ptr<const Norm>& before, const Matrix& hidden, const Matrix& x) const {
+    if (before) return before->apply(layers.kernels(), hidden, x);
+    layers.kernels().convert(hidden, x);
+  }
+
+  /// hidden += scale · norm(linear(x))
+  void write_residual(std::string_view linear, const std::shared_ptr<const Norm>& behind, const Batch& batch,
+                      const Matrix& x, const Matrix& hidden) const {
+    if (!behind && config.residual_scale == 1) return layers.apply(linear, batch, x, hidden, true);
+    const Matrix y = layers.scratch(BlockSlot::written, hidden.rows, hidden.cols, DType::f32);
+    layers.apply(linear, batch, x, y);
+    if (behind) behind->apply(layers.kernels(), y, y);
+    layers.kernels().add_scaled(y, config.residual_scale, hidden);
+  }
+
+  void advance_sequential(std::int64_t step, const Batch& batch, const Matrix& hidden, const Matrix& x,
+                          const Matrix& x_next) const {
+    switch (step) {
+      case 0:
+        return attention.attend(layers, batch, attention.project(layers, batch, x), x_next);
+      case 1:
+        write_residual(names.o, attention_out_norm, batch, x, hidden);
+        return read_residual(mlp_norm, hidden, x_next);
+      case 2:
+        return mlp.activate(layers, mlp.project(layers, batch, x), x_next);
+      default:
+        return write_residual(names.down, mlp_out_norm, batch, x, hidden);
     }
   }
 
-  static std::string weight_name(std::string_view module) { return std::string(module) + ".weight"; }
-
-  std::shared_ptr<const DeviceMatrix> norm_weight(const BlockWeights& weights, std::string_view module) {
-    return std::make_shared<const DeviceMatrix>(backend,
-                                                convert(weights.at(weight_name(module)), DType::f32));
-  }
-
-  std::int64_t window() const {
-    const bool sliding =
-        config.layer_is_sliding.empty() || config.layer_is_sliding[static_cast<std::size_t>(index)];
-    return sliding ? config.sliding_window : 0;
-  }
-
-  void add_linear(const LinearShape& layer, const BlockWeights& weights) {
-    Linear linear;
-    if (layer.bias) linear.bias = floats_of(weights.at(layer.name + ".bias"));
-    linear.weights =
-        kernels.prepare_linear(weights.at(layer.name + ".weight").matrix(), linear.bias, compute);
-    linears.emplace(layer.name, std::move(linear));
-  }
-
-  Matrix scratch(Slot slot, std::int64_t rows, std::int64_t cols) {
-    return {backend.scratch(slot, static_cast<std::size_t>(rows * cols) * size_of(compute)), compute, rows,
-            cols, cols};
-  }
-
-  void apply(std::string_view name, const Batch& batch, const Matrix& x, const Matrix& y, bool accumulate) {
-    kernels.linear(batch, x, *linears.find(name)->second.weights, y, accumulate);
-  }
-
-  void norm(const Matrix& hidden, const DeviceMatrix& weight, const Matrix& y) {
-    kernels.rms_norm(hidden, weight.floats(), config.rms_norm_eps, names.norm_weight_offset, y);
-  }
-
-  /// q, k, v from the normed stream; attention's result is the next input.
-  void attend(const Batch& batch, const Matrix& x, const Matrix& x_next) {
-    const std::int64_t keys = attention.kv_heads * attention.head_dim;
-    const Matrix q = scratch(kQuery, x.rows, attention.heads * attention.head_dim);
-    const Matrix k = scratch(kKey, x.rows, keys);
-    const Matrix v = scratch(kValue, x.rows, keys);
-    apply(names.q, batch, x, q, false);
-    apply(names.k, batch, x, k, false);
-    apply(names.v, batch, x, v, false);
-    if (!names.q_norm.empty())
-      kernels.head_rms_norm(q, q_norm->floats(), config.rms_norm_eps, names.norm_weight_offset);
-    if (!names.k_norm.empty())
-      kernels.head_rms_norm(k, k_norm->floats(), config.rms_norm_eps, names.norm_weight_offset);
-    kernels.rotary(batch, q, attention.head_dim, rotary);
-    kernels.rotary(batch, k, attention.head_dim, rotary);
-    kernels.attention(batch, attention, q, k, v, x_next);
-  }
-
-  /// x is read to the end before x_next is written: the caller may give both the same memory.
-  void gate(const Batch& batch, const Matrix& x, const Matrix& x_next) {
-    const Matrix gated = scratch(kGate, x.rows, config.intermediate_size);
-    const Matrix up = scratch(kUp, x.rows, config.intermediate_size);
-    apply(names.gate, batch, x, gated, false);
-    apply(names.up, batch, x, up, false);
-    kernels.gated_activation(config.activation, gated, up, x_next);
+  /// x_next of the first step, and x of the others: [attention | MLP].
+  void advance_parallel(std::int64_t step, const Batch& batch, const Matrix& hidden, const Matrix& x,
+                        const Matrix& x_next) const {
+    const std::int64_t width = config.hidden_size;
+    const std::int64_t queries = x.cols - config.intermediate_size;
+    const bool two = config.block_form == BlockForm::parallel_two_norms;
+    switch (step) {
+      case 0: {
+        // All of x is read before any of x_next is written.
+        const auto heads = attention.project(layers, batch, x.cols_from(0, width));
+        const auto inner = mlp.project(layers, batch, x.cols_from(two ? width : 0, width));
+        const std::int64_t attended = x_next.cols - config.intermediate_size;
+        attention.attend(layers, batch, heads, x_next.cols_from(0, attended));
+        return mlp.activate(layers, inner, x_next.cols_from(attended, config.intermediate_size));
+      }
+      case 1:
+        write_residual(names.o, attention_out_norm, batch, x.cols_from(0, queries), hidden);
+        if (x_next.data != x.data) layers.kernels().convert(x, x_next);
+        return;
+      default:
+        return write_residual(names.down, mlp_out_norm, batch, x.cols_from(queries, config.intermediate_size),
+                              hidden);
+    }
   }
 };
 
 DecoderBlock::DecoderBlock(Backend& backend, const ModelWeights& model, const BlockWeights& weights,
-                           const DeviceRotary& rotary, DType compute)
-    : state_(std::make_unique<State>(backend, model, weights, rotary, compute)) {}
+                           const DevicePositions& positions, DType compute)
+    : state_(std::make_unique<State>(backend, model, weights, positions, compute)) {}
 
 DecoderBlock::DecoderBlock(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
@@ -138,62 +117,53 @@ std::unique_ptr<DecoderBlock> DecoderBlock::copy() const {
   return std::unique_ptr<DecoderBlock>(new DecoderBlock(std::make_unique<State>(*state_)));
 }
 
-std::int64_t DecoderBlock::groups() const {
-  return static_cast<std::int64_t>(state_->widths.size());
+const BlockLayout& DecoderBlock::layout() const {
+  return state_->layout;
 }
 
-std::int64_t DecoderBlock::group_width(std::int64_t group) const {
-  return state_->widths.at(static_cast<std::size_t>(group));
+std::int64_t DecoderBlock::step_width(std::int64_t step) const {
+  return layout().steps.at(static_cast<std::size_t>(step)).width;
+}
+
+bool DecoderBlock::uses_hidden(std::int64_t step) const {
+  return layout().steps.at(static_cast<std::size_t>(step)).writes_residual;
 }
 
 void DecoderBlock::enter(const Batch& batch, const Matrix& hidden, const Matrix& x0) {
-  GPTQ_EXPECT(hidden.rows == batch.rows() && x0.cols == group_width(0));
-  state_->norm(hidden, *state_->attention_norm, x0);
+  GPTQ_EXPECT(hidden.rows == batch.rows() && x0.cols == step_width(0));
+  const std::int64_t width = hidden.cols;
+  state_->read_residual(state_->attention_norm, hidden, x0.cols_from(0, width));
+  if (state_->config.block_form == BlockForm::parallel_two_norms)
+    state_->read_residual(state_->mlp_norm, hidden, x0.cols_from(width, width));
 }
 
-void DecoderBlock::advance(std::int64_t group, const Batch& batch, const Matrix& hidden, const Matrix& x,
+void DecoderBlock::advance(std::int64_t step, const Batch& batch, const Matrix& hidden, const Matrix& x,
                            const Matrix& x_next) {
-  State& state = *state_;
-  GPTQ_EXPECT(x.cols == group_width(group) && (group == 3 || x_next.cols == group_width(group + 1)));
-  switch (group) {
-    case 0:
-      return state.attend(batch, x, x_next);
-    case 1:
-      state.apply(state.names.o, batch, x, hidden, true);
-      return state.norm(hidden, *state.mlp_norm, x_next);
-    case 2:
-      return state.gate(batch, x, x_next);
-    case 3:
-      return state.apply(state.names.down, batch, x, hidden, true);
-    default:
-      contract_violation("a block has four stage groups", __FILE__, __LINE__);
-  }
+  const bool last = step + 1 == steps();
+  GPTQ_EXPECT(x.cols == step_width(step) && (last || x_next.cols == step_width(step + 1)));
+  if (state_->config.block_form == BlockForm::sequential)
+    return state_->advance_sequential(step, batch, hidden, x, x_next);
+  state_->advance_parallel(step, batch, hidden, x, x_next);
 }
 
 const LinearWeights& DecoderBlock::linear(const std::string& name) const {
-  const auto found = state_->linears.find(name);
-  GPTQ_EXPECT(found != state_->linears.end());
-  return *found->second.weights;
+  return state_->layers.linear(name);
 }
 
 void DecoderBlock::set_linear(const std::string& name, const QuantizedWeights& weight) {
-  const auto found = state_->linears.find(name);
-  GPTQ_EXPECT(found != state_->linears.end());
-  Linear& linear = found->second;
-  GPTQ_EXPECT(weight.out_features == linear.weights->out_features() &&
-              weight.in_features == linear.weights->in_features());
-  linear.weights = state_->kernels.prepare_quantized(weight, linear.bias, state_->compute);
+  state_->layers.set_linear(name, weight);
 }
 
 void DecoderBlock::forward(const Batch& batch, const Matrix& hidden) {
-  Matrix x = state_->scratch(kInput, hidden.rows, group_width(0));
+  const auto room = [&](BlockSlot slot, std::int64_t step) {
+    return state_->layers.scratch(slot, hidden.rows, step_width(step));
+  };
+  Matrix x = room(BlockSlot::input, 0);
   enter(batch, hidden, x);
-  for (std::int64_t group = 0; group < groups(); ++group) {
+  for (std::int64_t step = 0; step < steps(); ++step) {
     Matrix next;
-    if (group + 1 < groups()) {
-      next = state_->scratch(group % 2 == 0 ? kNextInput : kInput, hidden.rows, group_width(group + 1));
-    }
-    advance(group, batch, hidden, x, next);
+    if (step + 1 < steps()) next = room(step % 2 == 0 ? BlockSlot::next_input : BlockSlot::input, step + 1);
+    advance(step, batch, hidden, x, next);
     x = next;
   }
 }

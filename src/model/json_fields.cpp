@@ -26,6 +26,10 @@ bool JsonFields::has(const std::string& key) const {
   return object_.contains(key) && !object_[key].is_null();
 }
 
+bool JsonFields::is_null(const std::string& key) const {
+  return object_.contains(key) && object_[key].is_null();
+}
+
 JsonFields JsonFields::child(const std::string& key) const {
   return JsonFields(has(key) ? object_[key] : empty_object(), file_, path_ + key + ".");
 }

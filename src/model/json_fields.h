@@ -14,6 +14,8 @@ class JsonFields {
   JsonFields(const nlohmann::ordered_json& object, std::string file, std::string path = "");
 
   bool has(const std::string& key) const;
+  /// The key is there, and null: which families mean by that differs from leaving it out.
+  bool is_null(const std::string& key) const;
   JsonFields child(const std::string& key) const;  ///< an empty object if not given
   /// Another object of the same file; `path` leads to it from this one ("dynamic['.*']."). It must outlive
   /// the result.

@@ -16,7 +16,7 @@ namespace gptq {
 /// (rows, hidden) after the final norm, in the compute type.
 HostTensor final_states(Backend& backend, const ModelWeights& model, const Batch& batch,
                         std::span<const std::int32_t> ids, DType compute);
-/// (rows, vocab) floats.
+/// (rows, vocab) floats, in the form that the model gives them (LogitForm).
 HostTensor logits(Backend& backend, const ModelWeights& model, const Batch& batch,
                   std::span<const std::int32_t> ids, DType compute);
 /// −log p of each token's successor; 0 for the last token of a sample.

@@ -30,14 +30,11 @@ std::set<std::string> known_tensors(const ModelConfig& config, const Architectur
   std::set<std::string> known{weight_of(names.embedding), weight_of(names.final_norm), weight_of(names.head)};
   for (std::int64_t block = 0; block < config.num_hidden_layers; ++block) {
     const std::string prefix = block_prefix(names, block);
-    for (const std::string_view norm : {names.attention_norm, names.mlp_norm, names.q_norm, names.k_norm}) {
-      if (!norm.empty()) known.insert(prefix + weight_of(norm));
-    }
-    for (const StageGroup& group : stage_groups(names, config)) {
-      for (const LinearShape& layer : group.layers) {
-        known.insert(prefix + weight_of(layer.name));
-        if (layer.bias) known.insert(prefix + layer.name + ".bias");
-      }
+    const BlockLayout layout = make_layout(names, config, block);
+    for (const TensorShape& norm : layout.norms) known.insert(prefix + norm.name);
+    for (const LinearShape& layer : layout.layers()) {
+      known.insert(prefix + weight_of(layer.name));
+      if (layer.bias) known.insert(prefix + layer.name + ".bias");
     }
   }
   return known;
@@ -56,6 +53,7 @@ void require_known_tensors(const ModelConfig& config, const Architecture& names,
 
 /// Checked before a Rotation is made, which takes no other widths.
 std::int64_t turnable_width(const ModelConfig& config, const Architecture& names) {
+  if (!names.rotates) refuse("its family, {}, is not one that this program can turn", names.model_type);
   if (names.norm_weight_offset != 0) {
     refuse("its norms multiply by weight + {}, which cannot be folded away", names.norm_weight_offset);
   }
@@ -122,9 +120,8 @@ void ModelRotation::turn_layer(const LinearShape& layer, const Rotation& values,
 
 void ModelRotation::turn(BlockWeights& weights) const {
   const Rotation values(config_.head_dim, kFirstBlockStream + static_cast<std::uint32_t>(weights.block));
-  for (const StageGroup& group : stage_groups(architecture_, config_)) {
-    for (const LinearShape& layer : group.layers) turn_layer(layer, values, weights);
-  }
+  for (const LinearShape& layer : make_layout(architecture_, config_, weights.block).layers())
+    turn_layer(layer, values, weights);
   for (const std::string_view name : {architecture_.attention_norm, architecture_.mlp_norm}) {
     HostTensor& norm = weights.tensors.at(weight_of(name));
     norm = folded_norm(std::move(norm));

@@ -1,17 +1,35 @@
 #include "model/model_shape.h"
 
+#include <algorithm>
+
 #include "base/error.h"
+#include "model/expert_model.h"
 #include "model/safetensors_reader.h"
 
 namespace gptq {
 namespace {
 
-/// Of the norms of a block: elements.
-std::int64_t norm_elements(const Architecture& architecture, const ModelConfig& config) {
-  std::int64_t elements = 2 * config.hidden_size;
-  if (!architecture.q_norm.empty()) elements += config.head_dim;
-  if (!architecture.k_norm.empty()) elements += config.head_dim;
+/// Of a side of the blocks in which f8 weights share a scale.
+constexpr std::int64_t kScaleBlock = 128;
+
+std::int64_t elements_of(const std::vector<std::int64_t>& shape) {
+  std::int64_t elements = 1;
+  for (const std::int64_t size : shape) elements *= size;
   return elements;
+}
+
+std::int64_t elements_of(const std::vector<TensorShape>& tensors) {
+  std::int64_t elements = 0;
+  for (const TensorShape& tensor : tensors) elements += elements_of(tensor.shape);
+  return elements;
+}
+
+std::int64_t blocks_of(std::int64_t size) {
+  return (size + kScaleBlock - 1) / kScaleBlock;
+}
+
+std::int64_t copies_of(const StageGroup& group) {
+  return std::max<std::int64_t>(1, group.experts);
 }
 
 }  // namespace
@@ -19,58 +37,102 @@ std::int64_t norm_elements(const Architecture& architecture, const ModelConfig& 
 ModelShape::ModelShape(const ModelWeights& model)
     : directory_(model.files().directory()),
       config_(model.config()),
-      architecture_(&model.architecture()),
-      groups_(model.groups()),
+      architecture_(model.architecture()),
       has_weights_(true),
       rotated_(model.rotation() != nullptr),
-      has_head_(model.files().contains(std::string(architecture_->head) + ".weight")) {
+      has_head_(model.files().contains(std::string(architecture_.head) + ".weight")) {
+  describe_dense();
   for (const auto& [name, info] : model.files().tensors())
     source_bytes_ += static_cast<std::int64_t>(info.bytes);
   if (model.files().contains(model.head_source()))
     head_bytes_ = static_cast<std::int64_t>(model.files().info(model.head_source()).bytes);
   for (std::int64_t block = 0; block < config_.num_hidden_layers; ++block) {
-    const std::string prefix = block_prefix(*architecture_, block);
-    for (const StageGroup& group : groups(block)) {
-      for (const LinearShape& layer : group.layers) {
-        const std::string weight = prefix + layer.name + ".weight";
-        if (!model.files().contains(weight)) continue;
-        const DType dtype = model.files().info(weight).dtype;
-        if (dtype != config_.dtype) dtypes_[prefix + layer.name] = dtype;
-      }
+    const std::string prefix = block_prefix(architecture_, block);
+    for (const LinearShape& layer : layout(block).layers()) {
+      const std::string weight = prefix + layer.name + ".weight";
+      if (!model.files().contains(weight)) continue;
+      const DType dtype = model.files().info(weight).dtype;
+      if (dtype != config_.dtype) dtypes_[prefix + layer.name] = dtype;
     }
   }
 }
 
 ModelShape::ModelShape(const std::filesystem::path& model_directory, bool rotated)
-    : directory_(model_directory),
-      config_(read_model_config(model_directory)),
-      architecture_(&find_architecture(config_.model_type)),
-      groups_(stage_groups(*architecture_, config_)),
-      rotated_(rotated),
-      has_head_(!config_.tie_word_embeddings) {
-  const auto element = static_cast<std::int64_t>(size_of(config_.dtype));
-  const std::int64_t table = config_.vocab_size * config_.hidden_size;
-  std::int64_t elements = table + (has_head_ ? table : 0) + config_.hidden_size;
-  for (std::int64_t block = 0; block < config_.num_hidden_layers; ++block) {
-    elements += norm_elements(*architecture_, config_);
-    for (const StageGroup& group : groups(block)) {
-      for (const LinearShape& layer : group.layers)
-        elements += layer.out_features * (layer.in_features + (layer.bias ? 1 : 0));
+    : directory_(model_directory), rotated_(rotated) {
+  if (std::optional<ExpertModel> experts = read_expert_model(model_directory)) {
+    if (rotated) {
+      throw UsageError("quantization.rotation: {} models cannot be turned; set it to none",
+                       experts->config.model_type);
     }
+    quantizable_ = false;
+    config_ = std::move(experts->config);
+    architecture_ = experts->architecture;
+    layouts_ = std::move(experts->layouts);
+    experts_per_token_ = experts->experts_per_token;
+    eight_bit_ = experts->eight_bit;
+    flops_of_pair_ = 2 * static_cast<double>(config_.num_attention_heads * (experts->key_features +
+                                                                           experts->value_features));
+    query_key_columns_ =
+        (config_.num_attention_heads + config_.num_key_value_heads) * experts->key_features;
+  } else {
+    config_ = read_model_config(model_directory);
+    architecture_ = find_architecture(config_.model_type);
+    describe_dense();
   }
-  source_bytes_ = elements * element;
-  head_bytes_ = table * element;
+  has_head_ = !config_.tie_word_embeddings;
+  add_up_source();
   if (rotated) config_.tie_word_embeddings = false;
 }
 
-const std::vector<StageGroup>& ModelShape::groups(std::int64_t block) const {
-  GPTQ_EXPECT(block >= 0 && block < config_.num_hidden_layers);
-  return groups_;
+void ModelShape::describe_dense() {
+  for (std::int64_t block = 0; block < config_.num_hidden_layers; ++block)
+    layouts_.push_back(make_layout(architecture_, config_, block));
+  flops_of_pair_ = 4 * static_cast<double>(config_.num_attention_heads * config_.head_dim);
+  query_key_columns_ = (config_.num_attention_heads + config_.num_key_value_heads) * config_.head_dim;
+}
+
+std::int64_t ModelShape::parameters() const {
+  const std::int64_t table = config_.vocab_size * config_.hidden_size;
+  std::int64_t elements = elements_of(outside_tensors(architecture_, config_)) + (has_head_ ? table : 0);
+  for (const BlockLayout& block : layouts_) {
+    elements += elements_of(block.norms);
+    for (const BlockStep& step : block.steps) {
+      for (const StageGroup& group : step.groups) {
+        for (const LinearShape& layer : group.layers)
+          elements += copies_of(group) * layer.out_features * (layer.in_features + (layer.bias ? 1 : 0));
+      }
+    }
+  }
+  return elements;
+}
+
+/// What the files would hold, every tensor in the type that config.json names.
+void ModelShape::add_up_source() {
+  const auto element = static_cast<std::int64_t>(size_of(config_.dtype));
+  source_bytes_ = element * parameters();
+  head_bytes_ = element * config_.vocab_size * config_.hidden_size;
+  if (!eight_bit_) return;
+  for (const BlockLayout& block : layouts_) {
+    for (const BlockStep& step : block.steps) {
+      for (const StageGroup& group : step.groups) {
+        for (const LinearShape& layer : group.layers) {
+          source_bytes_ += copies_of(group) *
+                           (stored_bytes("", layer) - element * layer.out_features * layer.in_features);
+        }
+      }
+    }
+  }
 }
 
 DType ModelShape::dtype_of(const std::string& module) const {
   const auto found = dtypes_.find(module);
   return found == dtypes_.end() ? config_.dtype : found->second;
+}
+
+std::int64_t ModelShape::stored_bytes(const std::string& module, const LinearShape& layer) const {
+  const std::int64_t elements = layer.out_features * layer.in_features;
+  if (eight_bit_) return elements + 4 * blocks_of(layer.out_features) * blocks_of(layer.in_features);
+  return elements * static_cast<std::int64_t>(size_of(dtype_of(module)));
 }
 
 std::int64_t ModelShape::untied_head_bytes() const {

@@ -17,11 +17,11 @@ class RecipeChecker {
  public:
   RecipeChecker(const ModelShape& model, const JobConfig& job)
       : model_(model), job_(job), section_(job.quantization), recipe_(job.quantization) {
-    for (const StageGroup& group : model.groups()) {
-      for (const LinearShape& layer : group.layers) names_.push_back(layer.name);
-    }
     for (std::int64_t block = 0; block < model.config().num_hidden_layers; ++block) {
-      for (const std::string& name : names_) modules_.push_back(module(block, name));
+      for (const LinearShape& layer : model.layout(block).layers()) {
+        if (std::find(names_.begin(), names_.end(), layer.name) == names_.end()) names_.push_back(layer.name);
+        modules_.push_back(module(block, layer.name));
+      }
     }
     if (recipe_.quantizes_head(head())) modules_.push_back(head());
   }
@@ -39,6 +39,7 @@ class RecipeChecker {
     }
     note_idle_rules();
     note_planes();
+    note_correction();
     for (const JoinedModules& joined : joined_modules(model_.architecture())) note_joined(joined);
     return std::move(notes_);
   }
@@ -86,11 +87,13 @@ class RecipeChecker {
     const bool residual = section_.correction_target == "residual";
     if (!residual && recipe_.quantizes_head(head()) && recipe_.corrects(head())) return;
     std::vector<std::string> could;
-    for (const StageGroup& group : model_.groups()) {
-      for (const LinearShape& layer : group.layers) {
-        if (residual && !group.adds_to_residual) continue;
-        if (corrects_somewhere(layer.name)) return;
-        could.push_back(layer.name);
+    for (const BlockStep& step : model_.layout(0).steps) {
+      if (residual && !step.writes_residual) continue;
+      for (const StageGroup& group : step.groups) {
+        for (const LinearShape& layer : group.layers) {
+          if (corrects_somewhere(layer.name)) return;
+          could.push_back(layer.name);
+        }
       }
     }
     const std::string what = fmt::format(
@@ -166,13 +169,23 @@ class RecipeChecker {
       return true;
     };
     for (std::int64_t block = 0; block < config.num_hidden_layers; ++block) {
-      for (const StageGroup& group : model_.groups()) {
-        for (const LinearShape& layer : group.layers) {
-          if (recipe_.selects(module(block, layer.name)) && check(module(block, layer.name), layer)) return;
-        }
+      for (const LinearShape& layer : model_.layout(block).layers()) {
+        if (recipe_.selects(module(block, layer.name)) && check(module(block, layer.name), layer)) return;
       }
     }
     if (recipe_.quantizes_head(head())) check(head(), head_shape(model_.architecture(), config));
+  }
+
+  /// A norm or a factor behind a layer hides from it what the residual stream lacks.
+  void note_correction() {
+    if (section_.correction_alpha == 0 || section_.correction_target != "residual") return;
+    for (const BlockStep& step : model_.layout(0).steps) {
+      if (!step.writes_residual || step.groups.front().adds_to_residual) continue;
+      notes_.push_back(fmt::format(
+          "in a {} model, what {} gives is normed or scaled before it is added to the residual stream: "
+          "correction_target residual corrects it towards its own full-precision output",
+          model_.config().model_type, step.groups.front().layers.front().name));
+    }
   }
 
   /// Told once for each pair of joined modules, with the first block.

@@ -63,22 +63,39 @@ float yarn_magnitude(const ModelConfig::Rope& rope) {
   return rope.factor <= 1 ? 1.0f : 0.1f * std::log(rope.factor) + 1.0f;
 }
 
+/// A longer sample would get other angles for all its tokens, also the first ones.
+void require_trained_length(const ModelConfig& config, const ModelConfig::Rope& rope,
+                            std::int64_t positions) {
+  const auto refuse = [&](const char* key, std::int64_t most) {
+    throw InputError(
+        "a sample of {} tokens is longer than {} {}: with {} rope scaling the angles would depend on the "
+        "length; use shorter samples",
+        positions, key, most, rope.type);
+  };
+  if (rope.type == "dynamic" && positions > config.max_position_embeddings)
+    refuse("max_position_embeddings", config.max_position_embeddings);
+  if (rope.type == "longrope" && positions > rope.original_max_position_embeddings)
+    refuse("original_max_position_embeddings", rope.original_max_position_embeddings);
+}
+
+float longrope_magnitude(const ModelConfig::Rope& rope) {
+  if (rope.attention_factor > 0) return rope.attention_factor;
+  if (rope.factor <= 1) return 1;
+  const auto trained = static_cast<float>(rope.original_max_position_embeddings);
+  return std::sqrt(1 + std::log(rope.factor) / std::log(trained));
+}
+
 }  // namespace
 
-RotaryAngles make_rotary_angles(const ModelConfig& config, std::int64_t positions) {
-  const ModelConfig::Rope& rope = config.rope;
+RotaryAngles make_rotary_angles(const ModelConfig& config, std::int64_t positions, std::size_t index) {
+  const ModelConfig::Rope& rope = config.ropes.at(index);
   const auto turned =
       static_cast<std::int64_t>(static_cast<float>(config.head_dim) * rope.partial_rotary_factor);
   if (turned < 2 || turned % 2 != 0 || turned > config.head_dim) {
     throw InputError("config.json: partial_rotary_factor {} of head_dim {} is not an even number of features",
                      rope.partial_rotary_factor, config.head_dim);
   }
-  if (rope.type == "dynamic" && positions > config.max_position_embeddings) {
-    throw InputError(
-        "a sample of {} tokens is longer than max_position_embeddings {}: with dynamic rope scaling the "
-        "angles would depend on the length; use shorter samples",
-        positions, config.max_position_embeddings);
-  }
+  require_trained_length(config, rope, positions);
   std::vector<float> frequencies = plain_frequencies(rope.theta, turned);
   float magnitude = 1;
   if (rope.type == "linear") {
@@ -88,6 +105,13 @@ RotaryAngles make_rotary_angles(const ModelConfig& config, std::int64_t position
   } else if (rope.type == "yarn") {
     blend_yarn(rope, turned, frequencies);
     magnitude = yarn_magnitude(rope);
+  } else if (rope.type == "longrope") {
+    if (rope.short_factor.size() != frequencies.size()) {
+      throw InputError("rope scaling: short_factor has {} numbers, but {} frequencies are to be scaled",
+                       rope.short_factor.size(), frequencies.size());
+    }
+    for (std::size_t i = 0; i < frequencies.size(); ++i) frequencies[i] /= rope.short_factor[i];
+    magnitude = longrope_magnitude(rope);
   }
 
   RotaryAngles table{positions, turned, {}, {}};

@@ -16,8 +16,9 @@ struct RotaryAngles {
   std::vector<float> sin;
 };
 
-/// cos and sin for positions 0..positions-1 of this model's rope variant.
-RotaryAngles make_rotary_angles(const ModelConfig& config, std::int64_t positions);
+/// cos and sin for positions 0..positions-1 of one of this model's ropes. Throws InputError where so many
+/// positions would change the angles (dynamic, longrope).
+RotaryAngles make_rotary_angles(const ModelConfig& config, std::int64_t positions, std::size_t rope = 0);
 
 /// The same in a backend's memory.
 class DeviceRotary {

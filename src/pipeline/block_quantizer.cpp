@@ -18,17 +18,20 @@ std::vector<float> floats_of(const HostTensor& tensor) {
 
 }  // namespace
 
-std::int64_t reference_group(const Recipe& recipe, const std::vector<StageGroup>& groups,
-                             std::int64_t group) {
-  const bool behind = recipe.section().correction_target == "residual" &&
-                      groups[static_cast<std::size_t>(group)].adds_to_residual;
-  return behind ? group + 1 : group;
+std::optional<CorrectionTarget> correction_target_of(const Recipe& recipe, const BlockStep& step) {
+  if (recipe.section().correction_target == "output") return CorrectionTarget::output;
+  if (!step.writes_residual) return std::nullopt;
+  return step.groups.front().adds_to_residual ? CorrectionTarget::residual : CorrectionTarget::output;
 }
 
-std::int64_t reference_width(const Recipe& recipe, const std::vector<StageGroup>& groups,
-                             std::int64_t group) {
-  const auto at = static_cast<std::size_t>(reference_group(recipe, groups, group));
-  return at < groups.size() ? groups[at].in_features : 0;
+std::int64_t reference_step(const Recipe& recipe, const BlockLayout& layout, std::int64_t step) {
+  const BlockStep& own = layout.steps.at(static_cast<std::size_t>(step));
+  return correction_target_of(recipe, own) == CorrectionTarget::residual ? step + 1 : step;
+}
+
+std::int64_t reference_width(const Recipe& recipe, const BlockLayout& layout, std::int64_t step) {
+  const auto at = static_cast<std::size_t>(reference_step(recipe, layout, step));
+  return at < layout.steps.size() ? layout.steps[at].width : 0;
 }
 
 /// The streams on their way through the block.
@@ -36,34 +39,35 @@ struct BlockQuantizer::Passage {
   BlockStream quantized;
   std::unique_ptr<DecoderBlock> original;  ///< of the reference
   std::optional<BlockStream> reference;
-  std::vector<float> maximum, reference_maximum;  ///< of the present group's inputs
+  std::vector<float> maximum, reference_maximum;  ///< of the present step's inputs
 
   Passage(const Tools& tools, std::int64_t index, DecoderBlock& block, const Streams& streams)
-      : quantized(tools.model, tools.backend, tools.phases, "forward", index, block, streams.quantized) {
+      : quantized(tools.backend, tools.phases, "forward", index, block, streams.quantized) {
     if (streams.reference == nullptr) return;
     original = block.copy();
-    reference.emplace(tools.model, tools.backend, tools.phases, "reference", index, *original,
-                      *streams.reference);
+    reference.emplace(tools.backend, tools.phases, "reference", index, *original, *streams.reference);
   }
 
   Activations* reference_activations() const { return reference ? &reference->activations() : nullptr; }
-  /// The streams come to these groups; behind the last one, the reference has passed the block.
-  void begin(std::int64_t group, std::int64_t of_reference) {
-    maximum = group == 0 ? quantized.enter() : quantized.column_maximum(group);
-    if (!reference || of_reference == quantized.block().groups()) return;
-    reference_maximum = of_reference == 0 ? reference->enter() : reference->column_maximum(of_reference);
+  /// The streams come to these steps; behind the last one, the reference has passed the block. enters: the
+  /// first step's input is not there yet.
+  void begin(std::int64_t step, std::int64_t of_reference, bool enters) {
+    maximum = enters ? quantized.enter() : quantized.column_maximum(step);
+    if (!reference || of_reference == quantized.block().steps()) return;
+    reference_maximum =
+        enters && of_reference == 0 ? reference->enter() : reference->column_maximum(of_reference);
   }
-  void advance_reference(std::int64_t group) {
-    if (reference) reference_maximum = reference->advance(group);
+  void advance_reference(std::int64_t step) {
+    if (reference) reference_maximum = reference->advance(step);
   }
-  void advance_quantized(std::int64_t group) { maximum = quantized.advance(group); }
+  void advance_quantized(std::int64_t step) { maximum = quantized.advance(step); }
 };
 
-std::vector<LayerToQuantize> BlockQuantizer::chosen_layers(std::int64_t group,
+std::vector<LayerToQuantize> BlockQuantizer::chosen_layers(const StageGroup& group,
                                                            const DecoderBlock* block) const {
   std::vector<LayerToQuantize> chosen;
   const std::string prefix = block_prefix(tools_.model.architecture(), weights_.block);
-  for (const LinearShape& layer : tools_.model.groups()[static_cast<std::size_t>(group)].layers) {
+  for (const LinearShape& layer : group.layers) {
     const std::string module = prefix + layer.name;
     if (!tools_.recipe.selects(module)) continue;
     LayerToQuantize next{module, layer.name, &weights_.at(layer.name + ".weight"), nullptr, {}};
@@ -74,8 +78,8 @@ std::vector<LayerToQuantize> BlockQuantizer::chosen_layers(std::int64_t group,
   return chosen;
 }
 
-bool BlockQuantizer::reference_is_ahead(std::int64_t group) const {
-  return reference_group(tools_.recipe, tools_.model.groups(), group) > group;
+bool BlockQuantizer::reference_is_ahead(std::int64_t step) const {
+  return reference_step(tools_.recipe, layout(), step) > step;
 }
 
 void BlockQuantizer::append(SolvedStage solved, QuantizedBlock& result) {
@@ -83,28 +87,41 @@ void BlockQuantizer::append(SolvedStage solved, QuantizedBlock& result) {
   std::move(solved.statistics.begin(), solved.statistics.end(), std::back_inserter(result.statistics));
 }
 
-void BlockQuantizer::quantize_group(Passage& passage, const SafePoint& here, PartialSum before,
-                                    QuantizedBlock& result) {
-  DecoderBlock& block = passage.quantized.block();
-  const std::vector<LayerToQuantize> layers = chosen_layers(here.group, &block);
-  if (layers.empty()) return;
-  const auto is_corrected = [&](const LayerToQuantize& layer) {
-    return tools_.recipe.corrects(layer.module);
+/// What is summed for these layers of the group.
+StageInput BlockQuantizer::stage_input(Passage& passage, std::int64_t group,
+                                       const std::vector<LayerToQuantize>& layers) {
+  const std::int64_t at = layout().step_of(group);
+  const BlockStep& step = layout().steps[static_cast<std::size_t>(at)];
+  const StageGroup& own = layout().group(group);
+  const auto columns = [&](const std::vector<float>& maximum) {
+    const auto first = maximum.begin() + own.first_column;
+    return std::vector<float>(first, first + own.in_features);
   };
-  StageInput input(passage.quantized.activations(), passage.reference_activations(),
-                   block.group_width(here.group));
-  const bool aims_at_residual = reference_is_ahead(here.group);
-  input.corrected = passage.reference && std::any_of(layers.begin(), layers.end(), is_corrected) &&
-                    (aims_at_residual || tools_.recipe.section().correction_target == "output");
-  input.maximum = std::move(passage.maximum);
-  if (aims_at_residual) {
+  StageInput input(passage.quantized.activations(), passage.reference_activations(), step.width,
+                   own.first_column, own.in_features);
+  const std::optional<CorrectionTarget> target = correction_target_of(tools_.recipe, step);
+  input.corrected = passage.reference && target &&
+                    std::any_of(layers.begin(), layers.end(), [&](const LayerToQuantize& layer) {
+                      return tools_.recipe.corrects(layer.module);
+                    });
+  input.maximum = columns(passage.maximum);
+  if (target == CorrectionTarget::residual) {
     GPTQ_EXPECT(layers.size() == 1);
     input.target = CorrectionTarget::residual;
     input.bias = layers[0].bias;
-  } else {
-    input.reference_maximum = std::move(passage.reference_maximum);
+  } else if (passage.reference) {
+    input.reference_maximum = columns(passage.reference_maximum);
   }
-  input.weighted = tools_.recipe.section().token_weight == "residual" && block.uses_hidden(here.group);
+  input.weighted = tools_.recipe.section().token_weight == "residual" && step.writes_residual;
+  return input;
+}
+
+void BlockQuantizer::quantize_group(Passage& passage, const SafePoint& here, PartialSum before,
+                                    QuantizedBlock& result) {
+  const std::vector<LayerToQuantize> layers =
+      chosen_layers(layout().group(here.group), &passage.quantized.block());
+  if (layers.empty()) return;
+  const StageInput input = stage_input(passage, here.group, layers);
   const StageSums sums = tools_.summer.accumulate(
       input, std::move(before), [&](const StageSums& partial, const std::vector<std::int64_t>& chunks) {
         SafePoint point = here;
@@ -120,13 +137,19 @@ void BlockQuantizer::quantize_group(Passage& passage, const SafePoint& here, Par
   append(std::move(solved), result);
 }
 
-void BlockQuantizer::use_quantized(std::size_t first_layer, const QuantizedBlock& quantized,
+void BlockQuantizer::use_quantized(const BlockStep* step, const QuantizedBlock& quantized,
                                    DecoderBlock& block) {
   const auto scope = tools_.phases.in("forward");
   const std::string prefix = block_prefix(tools_.model.architecture(), weights_.block);
-  for (std::size_t i = first_layer; i < quantized.layers.size(); ++i) {
-    const QuantizedLayer& layer = quantized.layers[i];
-    block.set_linear(layer.module.substr(prefix.size()), weights_of(layer));
+  const auto is_in_step = [&](const std::string& name) {
+    return std::any_of(step->groups.begin(), step->groups.end(), [&](const StageGroup& group) {
+      return std::any_of(group.layers.begin(), group.layers.end(),
+                         [&](const LinearShape& layer) { return layer.name == name; });
+    });
+  };
+  for (const QuantizedLayer& layer : quantized.layers) {
+    const std::string name = layer.module.substr(prefix.size());
+    if (step == nullptr || is_in_step(name)) block.set_linear(name, weights_of(layer));
   }
 }
 
@@ -140,6 +163,23 @@ void BlockQuantizer::pass_held_out(DecoderBlock& block, Activations& stream) {
   });
 }
 
+SafePoint BlockQuantizer::safe_point(const Streams& streams, std::int64_t group, const RowStore* before,
+                                     const QuantizedBlock& finished) const {
+  SafePoint here;
+  here.block = weights_.block;
+  here.group = group;
+  here.activations = &streams.quantized;
+  here.reference = streams.reference;
+  here.held_out = streams.held_out;
+  here.finished = &finished;
+  if (group == 0) return here;
+  const std::int64_t step = layout().step_of(group);
+  here.x_width = layout().steps[static_cast<std::size_t>(step)].width;
+  here.reference_x_width = reference_width(tools_.recipe, layout(), step);
+  here.hidden_before = before;
+  return here;
+}
+
 QuantizedBlock BlockQuantizer::run(DecoderBlock& block, Streams streams, BlockStart start) {
   QuantizedBlock result = std::move(start.finished);
   const bool sequential = tools_.recipe.section().true_sequential;
@@ -148,38 +188,32 @@ QuantizedBlock BlockQuantizer::run(DecoderBlock& block, Streams streams, BlockSt
   if (!sequential)
     before = start.group == 0 ? streams.quantized.copy_hidden() : std::move(start.hidden_before);
 
-  passage.begin(start.group, reference_group(tools_.recipe, tools_.model.groups(), start.group));
-  for (std::int64_t group = start.group; group < block.groups(); ++group) {
-    SafePoint here;
-    here.block = weights_.block;
-    here.group = group;
-    here.activations = &streams.quantized;
-    here.reference = streams.reference;
-    here.held_out = streams.held_out;
-    here.finished = &result;
-    if (group > 0) {
-      here.x_width = block.group_width(group);
-      here.reference_x_width = reference_width(tools_.recipe, tools_.model.groups(), group);
-      here.hidden_before = sequential ? nullptr : &before;
+  const std::int64_t first_step = layout().step_of(start.group);
+  passage.begin(first_step, reference_step(tools_.recipe, layout(), first_step), start.group == 0);
+  for (std::int64_t at = first_step; at < block.steps(); ++at) {
+    const BlockStep& step = layout().steps[static_cast<std::size_t>(at)];
+    const bool reference_first = reference_is_ahead(at);
+    const std::int64_t end = layout().first_group(at + 1);
+    for (std::int64_t group = std::max(start.group, layout().first_group(at)); group < end; ++group) {
+      const SafePoint here = safe_point(streams, group, sequential ? nullptr : &before, result);
+      if (group > start.group) {
+        if (reference_first) passage.advance_reference(at);
+        tools_.on_safe_point(here);
+      }
+      quantize_group(passage, here, group == start.group ? std::move(start.sum) : PartialSum(), result);
+      // Behind the first group's safe points and before any weight changes: where the stream is follows from
+      // the position.
+      if (group == 0 && streams.held_out != nullptr) pass_held_out(block, *streams.held_out);
     }
-    const bool reference_first = reference_is_ahead(group);
-    if (group > start.group) {
-      if (reference_first) passage.advance_reference(group);
-      tools_.on_safe_point(here);
-    }
-    const std::size_t first_layer = result.layers.size();
-    quantize_group(passage, here, group == start.group ? std::move(start.sum) : PartialSum(), result);
-    // Behind the first group's safe points and before any weight changes: where the stream is follows from
-    // the position.
-    if (group == 0 && streams.held_out != nullptr) pass_held_out(block, *streams.held_out);
-    if (sequential) use_quantized(first_layer, result, block);
-    passage.advance_quantized(group);
-    if (!reference_first) passage.advance_reference(group);
+    // All groups of the step, also those that an earlier attempt has quantized: they act from here on.
+    if (sequential) use_quantized(&step, result, block);
+    passage.advance_quantized(at);
+    if (!reference_first) passage.advance_reference(at);
   }
   if (!sequential) {
     // The Hessians came from the original weights; the next block must see what the quantized ones give.
     streams.quantized.restore_hidden(before);
-    use_quantized(0, result, block);
+    use_quantized(nullptr, result, block);
     passage.quantized.enter();
     passage.quantized.run_from(0);
   }
@@ -188,8 +222,8 @@ QuantizedBlock BlockQuantizer::run(DecoderBlock& block, Streams streams, BlockSt
 
 QuantizedBlock BlockQuantizer::round_to_nearest() {
   QuantizedBlock result;
-  for (std::size_t group = 0; group < tools_.model.groups().size(); ++group) {
-    const std::vector<LayerToQuantize> layers = chosen_layers(static_cast<std::int64_t>(group), nullptr);
+  for (std::int64_t group = 0; group < layout().groups(); ++group) {
+    const std::vector<LayerToQuantize> layers = chosen_layers(layout().group(group), nullptr);
     if (layers.empty()) continue;
     SolvedStage solved = tools_.solver.round_to_nearest(layers, weights_.block);
     tools_.on_layers(solved.statistics);

@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "pipeline/block_stream.h"
@@ -10,14 +11,18 @@
 
 namespace gptq {
 
-/// The group whose input the full-precision stream holds when this one's turn comes: the next one, where the
-/// group's layer aims at the residual stream behind it. And that input's width; 0 behind the last group.
-std::int64_t reference_group(const Recipe& recipe, const std::vector<StageGroup>& groups, std::int64_t group);
-std::int64_t reference_width(const Recipe& recipe, const std::vector<StageGroup>& groups, std::int64_t group);
+/// What the correction aims at in the groups of a step; nothing: it leaves them alone. correction_target
+/// residual is for layers that write to the residual stream. Where a norm or a factor stands between, they
+/// aim at their own output instead.
+std::optional<CorrectionTarget> correction_target_of(const Recipe& recipe, const BlockStep& step);
+/// The step whose input the full-precision stream holds when this one's turn comes: the next one, where the
+/// step's layer aims at the residual stream behind it. And that input's width; 0 behind the last step.
+std::int64_t reference_step(const Recipe& recipe, const BlockLayout& layout, std::int64_t step);
+std::int64_t reference_width(const Recipe& recipe, const BlockLayout& layout, std::int64_t step);
 
-/// Takes this rank's samples through one block and quantizes its layers on the way: stage group by stage
-/// group with quantized weights in front (true_sequential), or all Hessians from the block's original weights
-/// first. A full-precision stream, if there is one, goes beside through the original weights.
+/// Takes this rank's samples through one block and quantizes its layers on the way: step by step with
+/// quantized weights in front (true_sequential), or all Hessians from the block's original weights first. A
+/// full-precision stream, if there is one, goes beside through the original weights.
 class BlockQuantizer {
  public:
   using OnLayers = std::function<void(const std::vector<LayerStatistics>&)>;
@@ -52,11 +57,16 @@ class BlockQuantizer {
 
  private:
   struct Passage;
-  std::vector<LayerToQuantize> chosen_layers(std::int64_t group, const DecoderBlock* block) const;
-  bool reference_is_ahead(std::int64_t group) const;
+  const BlockLayout& layout() const { return tools_.model.layout(weights_.block); }
+  std::vector<LayerToQuantize> chosen_layers(const StageGroup& group, const DecoderBlock* block) const;
+  bool reference_is_ahead(std::int64_t step) const;
   void pass_held_out(DecoderBlock& block, Activations& stream);
+  SafePoint safe_point(const Streams& streams, std::int64_t group, const RowStore* before,
+                       const QuantizedBlock& finished) const;
+  StageInput stage_input(Passage& passage, std::int64_t group, const std::vector<LayerToQuantize>& layers);
   void quantize_group(Passage& passage, const SafePoint& here, PartialSum before, QuantizedBlock& result);
-  void use_quantized(std::size_t first_layer, const QuantizedBlock& quantized, DecoderBlock& block);
+  /// Of the step's layers, or all.
+  void use_quantized(const BlockStep* step, const QuantizedBlock& quantized, DecoderBlock& block);
   static void append(SolvedStage solved, QuantizedBlock& result);
 
   const Tools& tools_;

@@ -7,10 +7,9 @@
 
 namespace gptq {
 
-BlockStream::BlockStream(const ModelWeights& model, Backend& backend, PhaseClock& phases, const char* phase,
-                         std::int64_t block_index, DecoderBlock& block, Activations& activations)
-    : model_(model),
-      backend_(backend),
+BlockStream::BlockStream(Backend& backend, PhaseClock& phases, const char* phase, std::int64_t block_index,
+                         DecoderBlock& block, Activations& activations)
+    : backend_(backend),
       phases_(phases),
       phase_(phase),
       block_index_(block_index),
@@ -24,16 +23,28 @@ DeviceBuffer BlockStream::zeros(std::int64_t width) {
 }
 
 /// The maximum on the host, once it is known to be finite.
-std::vector<float> BlockStream::finite_maximum(const DeviceBuffer& maximum, std::int64_t group) {
+std::vector<float> BlockStream::finite_maximum(const DeviceBuffer& maximum, std::int64_t step) {
   std::vector<float> values(maximum.size() / sizeof(float));
   backend_.download(values.data(), maximum.data(), maximum.size());
   const bool finite =
       std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
-  if (!finite) blame_a_sample(group, static_cast<std::int64_t>(values.size()));
+  if (!finite) blame_a_sample(step, static_cast<std::int64_t>(values.size()));
   return values;
 }
 
-void BlockStream::blame_a_sample(std::int64_t group, std::int64_t width) {
+/// Of the one whose columns are not finite; x may hold inputs of later steps already.
+std::string BlockStream::name_of_group(std::int64_t step, const Matrix& x) const {
+  const std::vector<BlockStep>& steps = block_.layout().steps;
+  for (auto s = static_cast<std::size_t>(step); s < steps.size() && steps[s].width == x.cols; ++s) {
+    for (const StageGroup& group : steps[s].groups) {
+      if (!backend_.kernels().all_finite(x.cols_from(group.first_column, group.in_features)))
+        return group.name;
+    }
+  }
+  contract_violation("every column belongs to a group", __FILE__, __LINE__);
+}
+
+void BlockStream::blame_a_sample(std::int64_t step, std::int64_t width) {
   Activations::Use use;
   use.x_width = width;
   activations_.visit(use, [&](std::size_t chunk, const Matrix&, const Matrix& x, const Matrix&) {
@@ -46,7 +57,7 @@ void BlockStream::blame_a_sample(std::int64_t group, std::int64_t width) {
           "NaN or infinity in the activations: block {}, input of stage group {}, calibration sample {}. "
           "Look at that "
           "sample's text and at the weights of the blocks before; with compute.dtype bf16, try fp32.",
-          block_index_, model_.groups()[static_cast<std::size_t>(group)].name,
+          block_index_, name_of_group(step, x.rows_from(first, rows)),
           activations_.chunk(chunk).first_sample + s);
     }
   });
@@ -57,7 +68,7 @@ std::vector<float> BlockStream::enter() {
   const auto scope = phases_.in(phase_);
   Activations::Use use;
   use.hidden = Activations::Use::read;
-  use.next_width = block_.group_width(0);
+  use.next_width = block_.step_width(0);
   const DeviceBuffer maximum = zeros(use.next_width);
   activations_.visit(use, [&](std::size_t i, const Matrix& hidden, const Matrix&, const Matrix& next) {
     block_.enter(activations_.batch(i), hidden, next);
@@ -66,34 +77,34 @@ std::vector<float> BlockStream::enter() {
   return finite_maximum(maximum, 0);
 }
 
-std::vector<float> BlockStream::advance(std::int64_t group) {
+std::vector<float> BlockStream::advance(std::int64_t step) {
   const auto scope = phases_.in(phase_);
-  const bool last = group + 1 == block_.groups();
+  const bool last = step + 1 == block_.steps();
   Activations::Use use;
-  use.hidden = block_.uses_hidden(group) ? Activations::Use::updated : Activations::Use::ignored;
-  use.x_width = block_.group_width(group);
-  use.next_width = last ? 0 : block_.group_width(group + 1);
+  use.hidden = block_.uses_hidden(step) ? Activations::Use::updated : Activations::Use::ignored;
+  use.x_width = block_.step_width(step);
+  use.next_width = last ? 0 : block_.step_width(step + 1);
   const DeviceBuffer maximum = zeros(use.next_width);
   activations_.visit(use, [&](std::size_t i, const Matrix& hidden, const Matrix& x, const Matrix& next) {
-    block_.advance(group, activations_.batch(i), hidden, x, next);
+    block_.advance(step, activations_.batch(i), hidden, x, next);
     if (!last) backend_.kernels().column_max(next, maximum.as<float>());
   });
-  return last ? std::vector<float>() : finite_maximum(maximum, group + 1);
+  return last ? std::vector<float>() : finite_maximum(maximum, step + 1);
 }
 
-std::vector<float> BlockStream::column_maximum(std::int64_t group) {
+std::vector<float> BlockStream::column_maximum(std::int64_t step) {
   const auto scope = phases_.in(phase_);
   Activations::Use use;
-  use.x_width = block_.group_width(group);
+  use.x_width = block_.step_width(step);
   const DeviceBuffer maximum = zeros(use.x_width);
   activations_.visit(use, [&](std::size_t, const Matrix&, const Matrix& x, const Matrix&) {
     backend_.kernels().column_max(x, maximum.as<float>());
   });
-  return finite_maximum(maximum, group);
+  return finite_maximum(maximum, step);
 }
 
 void BlockStream::run_from(std::int64_t first) {
-  for (std::int64_t group = first; group < block_.groups(); ++group) advance(group);
+  for (std::int64_t step = first; step < block_.steps(); ++step) advance(step);
 }
 
 }  // namespace gptq

@@ -9,33 +9,33 @@
 
 namespace gptq {
 
-/// One stream of this rank's samples on its way through one block, stage group by stage group. Borrows
+/// One stream of this rank's samples on its way through one block, step by step (BlockLayout). Borrows
 /// everything.
 class BlockStream {
  public:
   /// phase: what its time counts as.
-  BlockStream(const ModelWeights& model, Backend& backend, PhaseClock& phases, const char* phase,
-              std::int64_t block_index, DecoderBlock& block, Activations& activations);
+  BlockStream(Backend& backend, PhaseClock& phases, const char* phase, std::int64_t block_index,
+              DecoderBlock& block, Activations& activations);
 
   Activations& activations() const { return activations_; }
   DecoderBlock& block() const { return block_; }
 
-  /// From the residual stream to the first group's input. Returns its columns' largest magnitudes over this
+  /// From the residual stream to the first step's input. Returns its columns' largest magnitudes over this
   /// rank's samples. Throws NumericalError naming the sample where they are not finite; so do the others.
   std::vector<float> enter();
-  /// Through the group's layers to the next group's input; empty after the last group.
-  std::vector<float> advance(std::int64_t group);
-  /// Of a group's input that is there already.
-  std::vector<float> column_maximum(std::int64_t group);
-  /// Group `first` and everything behind it.
+  /// Through the step's layers to the next step's input; empty after the last step.
+  std::vector<float> advance(std::int64_t step);
+  /// Of a step's input that is there already.
+  std::vector<float> column_maximum(std::int64_t step);
+  /// Step `first` and everything behind it.
   void run_from(std::int64_t first);
 
  private:
   DeviceBuffer zeros(std::int64_t width);
-  std::vector<float> finite_maximum(const DeviceBuffer& maximum, std::int64_t group);
-  [[noreturn]] void blame_a_sample(std::int64_t group, std::int64_t width);
+  std::vector<float> finite_maximum(const DeviceBuffer& maximum, std::int64_t step);
+  std::string name_of_group(std::int64_t step, const Matrix& x) const;
+  [[noreturn]] void blame_a_sample(std::int64_t step, std::int64_t width);
 
-  const ModelWeights& model_;
   Backend& backend_;
   PhaseClock& phases_;
   const char* phase_;

@@ -50,6 +50,24 @@ double Costs::barrier(const RankPlaces& places) const {
   return places.ranks == 1 ? 0 : 2 * std::ceil(std::log2(places.ranks)) * latency(places);
 }
 
+double Costs::all_to_all(double bytes_a_rank, double rounds, const RankPlaces& places) const {
+  if (places.ranks == 1) return 0;
+  const double ranks = places.ranks, on_node = std::min(places.ranks, places.per_node);
+  const double inside = std::min(machine_.link.bandwidth, machine_.link.shared / on_node);
+  double seconds = bytes_a_rank * (on_node - 1) / ranks / inside;
+  // All ranks of a node leave it together.
+  if (places.nodes() > 1) {
+    const double between = std::min(machine_.fabric.bandwidth, machine_.fabric.shared / on_node);
+    seconds = std::max(seconds, bytes_a_rank * (ranks - on_node) / ranks / between);
+  }
+  return seconds + rounds * (ranks - 1) * latency(places);
+}
+
+LinkBytes Costs::to_all(double bytes_a_rank, const RankPlaces& places) {
+  const double ranks = places.ranks, on_node = std::min(places.ranks, places.per_node);
+  return {bytes_a_rank * (on_node - 1), bytes_a_rank * (ranks - on_node)};
+}
+
 LinkBytes Costs::ring(double bytes_a_rank, const RankPlaces& places) {
   if (places.ranks == 1) return {};
   const double all = bytes_a_rank * places.ranks;

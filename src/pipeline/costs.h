@@ -36,11 +36,14 @@ class Costs {
   double broadcast(double bytes, const RankPlaces& places) const;   ///< in pieces along a chain
   double all_gather(double bytes, const RankPlaces& places) const;  ///< bytes: of all ranks together
   double barrier(const RankPlaces& places) const;
+  /// Each rank sends so many bytes, an equal part to each other, in so many rounds of a message to each.
+  double all_to_all(double bytes_a_rank, double rounds, const RankPlaces& places) const;
   /// One rank to another, in the same node or not.
   const LinkRates& link(bool same_node) const { return same_node ? machine_.link : machine_.fabric; }
 
   /// What of a ring's messages stays inside nodes: of each of R ranks `bytes_a_rank`.
   static LinkBytes ring(double bytes_a_rank, const RankPlaces& places);
+  static LinkBytes to_all(double bytes_a_rank, const RankPlaces& places);  ///< of all_to_all()
 
  private:
   double bandwidth(const RankPlaces& places) const;

@@ -47,10 +47,10 @@ class Evaluator {
       const auto scope = phases_.in("embed");
       embed_samples(backend_, model_, data_, activations);
     }
-    const DeviceRotary rotary(backend_, make_rotary_angles(model_.config(), data_.longest()));
+    const DevicePositions positions(backend_, model_.config(), data_.longest());
     const std::int64_t blocks = model_.config().num_hidden_layers;
     BlockPrefetcher prefetcher(backend_, model_, 0, blocks, [&](const BlockWeights& weights) {
-      return std::make_unique<DecoderBlock>(backend_, model_, weights, rotary, dtype_);
+      return std::make_unique<DecoderBlock>(backend_, model_, weights, positions, dtype_);
     });
     for (std::int64_t index = 0; index < blocks; ++index) {
       const PreparedBlock present = next_block(prefetcher);

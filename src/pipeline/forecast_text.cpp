@@ -16,6 +16,23 @@ std::string bytes(double count) {
   return bytes_text(static_cast<std::int64_t>(count));
 }
 
+std::vector<std::string> notes_of(const Forecast& forecast) {
+  std::vector<std::string> notes;
+  if (!forecast.quantizable) {
+    notes.push_back(
+        "a forecast by shapes alone: quantize does not run this family yet, and routing is taken to be uniform");
+  }
+  if (forecast.choice.grid.stages > 1)
+    notes.push_back("a forecast of a schedule: this version of quantize runs one stage");
+  if (forecast.uncounted_copies) {
+    notes.push_back(fmt::format(
+        "activations lie on the {}: the time of their copies is not counted, the machine description has no "
+        "device.copy",
+        name_of(forecast.plan.activation_place)));
+  }
+  return notes;
+}
+
 }  // namespace
 
 std::string forecast_text(const Forecast& forecast) {
@@ -38,12 +55,10 @@ std::string forecast_text(const Forecast& forecast) {
   text += line("messages", fmt::format("{} inside nodes, {} between them, by all ranks",
                                        bytes(job.links.node), bytes(job.links.fabric)));
   text += line("reads", fmt::format("{} from the file system, by all nodes", bytes(job.read_bytes)));
+  if (job.checkpoints > 0)
+    text += line("checkpoints", fmt::format("{} on the way, written beside the work", job.checkpoints));
   for (const std::string& reason : forecast.reasons) text += line("other grids", reason);
-  if (forecast.plan.activation_place != Place::device)
-    text += line("note", fmt::format("activations lie on the {}: the time of their copies is not counted",
-                                     name_of(forecast.plan.activation_place)));
-  if (grid.stages > 1)
-    text += line("note", "this version runs one stage; grids with more of them are simulated only");
+  for (const std::string& note : notes_of(forecast)) text += line("note", note);
   return text;
 }
 

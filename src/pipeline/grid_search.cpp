@@ -11,9 +11,6 @@
 namespace gptq {
 namespace {
 
-/// Grids whose bound passes the best one's by more are not simulated.
-constexpr double kWorthSimulating = 1.5;
-
 bool allowed(const GridShape& grid, const GridWish& wish) {
   return (wish.stages == 0 || grid.stages == wish.stages) &&
          (wish.replicas == 0 || grid.replicas == wish.replicas);
@@ -49,29 +46,46 @@ std::vector<GridShape> wished_grids(int ranks, std::int64_t blocks, const GridWi
       part(wish.stages), part(wish.replicas), ranks, blocks, text);
 }
 
-/// Seconds that no schedule of this grid can beat: forward pass and sums of the fullest replica, and the rows
-/// shared by all ranks. With quantized propagation stages take turns.
+TokenShare fullest_share(const std::vector<Chunk>& chunks, const PlanRequest& request, int replicas) {
+  TokenShare fullest;
+  for (int replica = 0; replica < replicas; ++replica) {
+    const TokenShare next = share_of(chunks, request.sample_lengths, replica, replicas);
+    if (next.all.tokens > fullest.all.tokens) fullest = next;
+  }
+  return fullest;
+}
+
+/// Seconds that no schedule of this grid can beat: reading by the file system, by a node's way to it, by a
+/// rank's reader; or forward pass and sums of the fullest replica, and its part of the rows. With quantized
+/// propagation stages take turns.
 double bound(const PlanRequest& request, const Plan& plan, const Machine& machine, const GridChoice& choice) {
   const auto samples = static_cast<std::int64_t>(request.sample_lengths.size());
   const std::vector<Chunk> chunks = make_chunks(request.sample_lengths, plan.chunk_tokens,
                                                 held_out_samples(samples, request.job.calibration.held_out));
-  TokenShare share;
-  for (int replica = 0; replica < choice.grid.replicas; ++replica) {
-    const TokenShare next = share_of(chunks, request.sample_lengths, replica, choice.grid.replicas);
-    if (next.all.tokens > share.all.tokens) share = next;
-  }
-  const BlockWork work(request.model, request.job, Recipe(request.job.quantization), 0, request.compute);
+  const int replicas = choice.grid.replicas;
+  const TokenShare share = fullest_share(chunks, request, replicas);
+  const TokenShare everyone = share_of(chunks, request.sample_lengths, 0, 1);
+  const RankPlaces places{replicas, std::min(replicas, choice.ranks_on_node)};
+  const Recipe recipe(request.job.quantization);
   const Costs costs(machine);
-  double block = 0;
-  for (std::int64_t group = 0; group < work.groups(); ++group) {
-    if (!work.quantizes(group)) continue;
-    block += costs.seconds(work.solve(group, request.ranks));
-    if (!request.sample_lengths.empty()) block += costs.seconds(work.sums(group, share.summed));
+  double working = 0, node_bytes = 0, decoding = 0;
+  for (std::int64_t block = 0; block < plan.blocks; ++block) {
+    const BlockWork work(request.model, request.job, recipe, block, request.compute, replicas);
+    const TokenShare routed = work.routed(everyone);
+    for (std::int64_t group = 0; group < work.groups(); ++group) {
+      if (!work.quantizes(group)) continue;
+      const TokenShare::Part& summed = work.has_experts(group) ? routed.summed : share.summed;
+      working += costs.seconds(work.solve(group, request.ranks));
+      if (!request.sample_lengths.empty()) working += costs.seconds(work.sums(group, summed));
+    }
+    if (!request.sample_lengths.empty()) working += costs.seconds(work.pass(share.all, routed.all));
+    node_bytes += work.shared_bytes() + work.own_bytes() * places.per_node;
+    decoding += costs.seconds(work.decode());
   }
-  if (!request.sample_lengths.empty()) block += costs.seconds(work.pass(share.all));
-  const double threads = machine.is_cpu() ? choice.threads : 1;
-  return block * static_cast<double>(plan.blocks) / threads /
-         (choice.full_precision ? choice.grid.stages : 1);
+  const int stages = choice.grid.stages;
+  working /= (machine.is_cpu() ? choice.threads : 1) * (choice.full_precision ? stages : 1);
+  return std::max({working, decoding / stages, node_bytes / stages / machine.files.node,
+                   node_bytes * places.nodes() / machine.files.all});
 }
 
 struct Candidate {
@@ -100,18 +114,24 @@ std::string against(const Candidate& other, const Candidate& best) {
                        bytes_text(static_cast<std::int64_t>(other.simulated->read_bytes)),
                        bytes_text(static_cast<std::int64_t>(best.simulated->read_bytes)));
   }
+  if (other.simulated && other.simulated->seconds < best.simulated->seconds)
+    why += fmt::format("{} less than the chosen one, but this version runs one stage", why.empty() ? ":" : ";");
   return grid + " " + least + why;
 }
 
-/// For a choice, and against the nearest others.
+/// For a choice, and against the others: the fastest ones first.
 std::vector<std::string> reasons_of(const Candidate& best, const std::vector<Candidate>& candidates,
                                     const std::vector<GridShape>& too_large) {
+  std::vector<const Candidate*> others;
+  for (const Candidate& other : candidates)
+    if (&other != &best) others.push_back(&other);
+  const auto seconds = [](const Candidate* c) { return c->simulated ? c->simulated->seconds : c->bound; };
+  std::stable_sort(others.begin(), others.end(), [&](const Candidate* a, const Candidate* b) {
+    return std::pair(!a->simulated, seconds(a)) < std::pair(!b->simulated, seconds(b));
+  });
   std::vector<std::string> reasons;
-  int told = 0;
-  for (const Candidate& other : candidates) {
-    if (other.choice.grid == best.choice.grid || told++ == 3) continue;
-    reasons.push_back(against(other, best));
-  }
+  for (const Candidate* other : others)
+    if (reasons.size() < 3) reasons.push_back(against(*other, best));
   for (const GridShape& grid : too_large)
     if (reasons.size() < 5) reasons.push_back(grid_text(grid) + " does not fit the memory");
   if (best.plan.idle_ranks > 0) {
@@ -132,6 +152,12 @@ bool fast_bf16(const Machine& machine) {
 }  // namespace
 
 PlanRequest on_machine(PlanRequest request, const Machine& machine, int ranks) {
+  if (ranks > machine.node.ranks && machine.fabric.bandwidth == 0) {
+    throw UsageError(
+        "{} ranks need more than one node of {} ranks, and the machine description {} has no links.fabric: "
+        "add it, or ask for fewer ranks",
+        ranks, machine.node.ranks, machine.name);
+  }
   request.ranks = ranks;
   request.ranks_on_node = std::min(ranks, machine.node.ranks);
   request.node_memory_bytes = machine.node.memory;
@@ -165,18 +191,31 @@ Forecast choose(const PlanRequest& request, const Machine& machine, const GridWi
     candidate.bound = bound(candidate.request, candidate.plan, machine, candidate.choice);
     candidates.push_back(std::move(candidate));
   }
-  if (candidates.empty()) require_fit(first->request, first->plan);  // says what would fit
-  GPTQ_EXPECT(!candidates.empty());
-  const auto by_bound = [](const Candidate& a, const Candidate& b) { return a.bound < b.bound; };
-  const double least = std::min_element(candidates.begin(), candidates.end(), by_bound)->bound;
-  const Candidate* best = nullptr;
-  for (Candidate& candidate : candidates) {
-    if (candidate.bound > kWorthSimulating * least) continue;
-    candidate.simulated = simulate(candidate.request, candidate.plan, machine, candidate.choice);
-    if (best == nullptr || candidate.simulated->seconds < best->simulated->seconds) best = &candidate;
+  // Of what this version runs, unless a grid was asked for.
+  const bool asked = wish.stages > 0 || wish.replicas > 0;
+  const auto eligible = [&](const Candidate& each) { return asked || each.choice.grid.stages == 1; };
+  if (std::none_of(candidates.begin(), candidates.end(), eligible)) {
+    require_fit(first->request, first->plan);  // says what would fit
+    contract_violation("a grid that was left out does not fit", __FILE__, __LINE__);
   }
-  return {best->choice, best->plan,           *best->simulated,
-          machine.name, machine.provenance(), reasons_of(*best, candidates, too_large)};
+  const Candidate* best = nullptr;
+  const auto consider = [&](Candidate& candidate) {
+    // What cannot be faster than the best needs no simulation; the bound is exact in that sense.
+    if (best != nullptr && candidate.bound >= best->simulated->seconds) return;
+    candidate.simulated = simulate(candidate.request, candidate.plan, machine, candidate.choice);
+    if (!eligible(candidate)) return;
+    if (best == nullptr || candidate.simulated->seconds < best->simulated->seconds) best = &candidate;
+  };
+  for (Candidate& candidate : candidates)
+    if (eligible(candidate)) consider(candidate);
+  for (Candidate& candidate : candidates)
+    if (!eligible(candidate)) consider(candidate);
+  Forecast forecast{best->choice, best->plan,           *best->simulated,
+                    machine.name, machine.provenance(), reasons_of(*best, candidates, too_large)};
+  forecast.quantizable = request.model.quantizable();
+  forecast.uncounted_copies =
+      best->plan.activation_place == Place::host && !machine.is_cpu() && machine.device.copy == 0;
+  return forecast;
 }
 
 GridWish parse_grid(const std::string& text) {

@@ -21,15 +21,18 @@ struct Forecast {
   std::string machine;               ///< its name
   std::string provenance;            ///< where its figures come from; a data sheet is named as such
   std::vector<std::string> reasons;  ///< for this grid and against others
+  bool uncounted_copies = false;     ///< activations move at a rate that the machine does not say
+  bool quantizable = true;           ///< false: no version of the program runs this family yet
 };
 
 /// The request on so many ranks of this machine: memory, places, type of arithmetic.
 PlanRequest on_machine(PlanRequest request, const Machine& machine, int ranks);
 
-/// Tries all grids that the wish allows, less those that a bound rules out, and takes the one with the least
-/// simulated time that fits; of equals the one with fewer stages. Throws UsageError where nothing fits, with
-/// the nearest settings that would, and for a wish that the ranks cannot fulfil, with the nearest that they
-/// can.
+/// Takes the grid with the least simulated time that fits; of equals the one with fewer stages. Without a
+/// wish it is one of a single stage, because this version runs no other; grids of more are simulated to say
+/// what they would be worth. What a bound rules out is not simulated. Throws UsageError where nothing fits,
+/// with the nearest settings that would, and for a wish that the ranks cannot fulfil, with the nearest that
+/// they can.
 Forecast choose(const PlanRequest& request, const Machine& machine, const GridWish& wish);
 
 /// The forecast's part of a plan.

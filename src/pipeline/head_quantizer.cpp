@@ -6,8 +6,8 @@
 #include <optional>
 #include <string>
 
-#include "backend/device_matrix.h"
 #include "base/error.h"
+#include "model/model_ends.h"
 
 namespace gptq {
 
@@ -16,7 +16,7 @@ std::vector<float> HeadQuantizer::normalize(Activations& stream) {
   const auto scope = tools_.phases.in("forward");
   Backend& backend = tools_.backend;
   const ModelConfig& config = tools_.model.config();
-  const DeviceMatrix norm(backend, convert(tools_.model.load_final_norm(), DType::f32));
+  const FinalNorm norm(backend, tools_.model);
   const auto width = static_cast<std::size_t>(config.hidden_size);
   const DeviceBuffer maximum = backend.allocate(width * sizeof(float));
   backend.set_zero(maximum.data(), maximum.size());
@@ -24,8 +24,7 @@ std::vector<float> HeadQuantizer::normalize(Activations& stream) {
   use.hidden = Activations::Use::read;
   use.next_width = config.hidden_size;
   stream.visit(use, [&](std::size_t, const Matrix& hidden, const Matrix&, const Matrix& next) {
-    backend.kernels().rms_norm(hidden, norm.floats(), config.rms_norm_eps,
-                               tools_.model.architecture().norm_weight_offset, next);
+    norm.run(hidden, next);
     backend.kernels().column_max(next, maximum.as<float>());
   });
   std::vector<float> values(width);

@@ -41,20 +41,21 @@ std::vector<HeldOutJudge::Sums> HeldOutJudge::of_own_samples(const LayerToQuanti
   Activations* const reference = input_.corrected ? input_.reference : nullptr;
   const bool residual = input_.target == CorrectionTarget::residual;
   Activations::Use use, reference_use;
-  use.x_width = input_.width;
+  use.x_width = input_.step_width;
   if (residual) {
     use.hidden = reference_use.hidden = Activations::Use::read;
   } else {
     reference_use = use;
   }
   input_.activations.visit(
-      chunks_, use, [&](std::size_t i, const Matrix& hidden, const Matrix& x, const Matrix&) {
+      chunks_, use, [&](std::size_t i, const Matrix& hidden, const Matrix& of_step, const Matrix&) {
+        const Matrix x = input_.of(of_step);
         const Batch& batch = input_.activations.batch(i);
         if (reference == nullptr) return compare(batch, outputs_of(batch, x), x);
         reference->visit(
             {i}, reference_use,
             [&](std::size_t, const Matrix& reference_hidden, const Matrix& reference_x, const Matrix&) {
-              if (!residual) return compare(batch, outputs_of(batch, reference_x), x);
+              if (!residual) return compare(batch, outputs_of(batch, input_.of(reference_x)), x);
               const Matrix wanted = output(kReferenceOutput, batch);
               backend_.kernels().subtract(reference_hidden, hidden, {}, wanted);
               compare(batch, wanted, x);

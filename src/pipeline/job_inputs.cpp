@@ -74,9 +74,10 @@ std::int64_t JobInputs::summed_tokens() const {
   return std::accumulate(lengths.begin(), lengths.begin() + summed_samples(), std::int64_t{0});
 }
 
-std::int64_t JobInputs::widest_group() const {
+std::int64_t JobInputs::widest_step() const {
   std::int64_t width = 0;
-  for (const StageGroup& group : model->groups()) width = std::max(width, group.in_features);
+  for (std::int64_t block = 0; block < model->config().num_hidden_layers; ++block)
+    width = std::max(width, model->layout(block).widest_step());
   return width;
 }
 

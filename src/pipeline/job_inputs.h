@@ -20,7 +20,7 @@ struct JobInputs {
   double held_out_part = 0;     ///< calibration.held_out
 
   std::vector<std::int64_t> sample_lengths() const;
-  std::int64_t widest_group() const;    ///< in_features
+  std::int64_t widest_step() const;     ///< columns of its input
   std::int64_t held_out() const;        ///< samples that enter no Hessian
   std::int64_t summed_samples() const;  ///< the others
   std::int64_t summed_tokens() const;

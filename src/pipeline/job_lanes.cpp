@@ -54,6 +54,7 @@ Lanes::Lanes(const PlanRequest& request, const std::vector<Chunk>& chunks, const
       lane.queue = simulator.queue(name);
       lane.reader = simulator.queue(name + " reads");
       lane.writer = simulator.queue(name + " writes");
+      lane.saver = simulator.queue(name + " saves");
       lane.network = simulator.queue(name + " sends");
       lane.most = machine.is_cpu() ? choice.threads : 1;
       if (node_cores.empty()) {

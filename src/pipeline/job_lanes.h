@@ -13,12 +13,13 @@ struct Lane {
   int replica = 0;  ///< the first of them
   int count = 1;
   TokenShare share;
-  int queue = -1, reader = -1, writer = -1, network = -1;
+  int queue = -1, reader = -1, writer = -1, saver = -1, network = -1;
   int cores = -1;            ///< resource; -1: the rank has its own
   double most = 1;           ///< core seconds (or device seconds) a second
   OperationId last = -1;     ///< in its queue
   OperationId taken = -1;    ///< the last block's "load"
   OperationId written = -1;  ///< the last block's way to its file
+  OperationId saved = -1;    ///< the last checkpoint's
 
   bool is_root() const { return replica == 0; }
 };

@@ -25,8 +25,8 @@ JobStreams::JobStreams(const JobInputs& inputs, const ComputeContext& compute, c
                    compute.dtype, room);
   };
   const std::vector<Chunk> own = chunks_here(inputs, plan, rank);
-  make(quantized_, own, inputs.widest_group());
-  if (plan.reference == ReferenceStream::all) make(reference_, own, inputs.widest_group());
+  make(quantized_, own, inputs.widest_step());
+  if (plan.reference == ReferenceStream::all) make(reference_, own, inputs.widest_step());
   if (plan.reference != ReferenceStream::held_out) return;
   std::vector<Chunk> held_out;
   std::copy_if(own.begin(), own.end(), std::back_inserter(held_out),

@@ -47,6 +47,7 @@ struct Machine {
     std::int64_t memory = 0;       ///< bytes; 0: ranks compute on the host's cores
     std::int64_t driver = 0;       ///< bytes of it that a process cannot have
     std::int64_t collectives = 0;  ///< bytes of it that NCCL takes
+    double copy = 0;               ///< bytes/s between the host's memory and its own; 0: not known
   } device;
   std::map<std::string, std::vector<RatePoint>> kernels;  ///< of one core, or one device; ascending
   std::vector<double> together{

@@ -56,13 +56,11 @@ class KernelTimer {
   }
 
   std::map<std::string, std::vector<RatePoint>> run() {
-    const std::vector<StageGroup>& groups = model_.groups(0);
-    for (const StageGroup& group : groups)
-      for (const LinearShape& layer : group.layers) time_linear(layer);
+    for (const LinearShape& layer : model_.layout(0).layers()) time_linear(layer);
     time_attention();
     time_rows();
-    for (std::size_t g = 0; g < groups.size(); ++g)
-      if (block_.groups[g].quantized_rows > 0) time_group(block_.groups[g]);
+    for (const GroupShape& group : block_.groups)
+      if (group.quantized_rows > 0) time_group(group);
     time_loss();
     time_bytes();
     return points();
@@ -232,7 +230,7 @@ class KernelTimer {
     const auto alone = [&](const std::string& kernel, double work, const std::function<void()>& run) {
       seconds_[kernel][work].push_back(seconds_of(run));
     };
-    const LinearShape& layer = model_.groups(0).front().layers.front();
+    const LinearShape& layer = model_.layout(0).steps.front().groups.front().layers.front();
     const HostTensor weight = random_values(layer.out_features, layer.in_features, DType::f32);
     HostTensor copy = make_tensor(DType::f32, {layer.out_features, layer.in_features});
     alone("decode", static_cast<double>(weight.storage.size()), [&] {

@@ -12,7 +12,6 @@
 #include "base/log.h"
 #include "base/process.h"
 #include "config/version.h"
-#include "model/source_model.h"
 #include "pipeline/job_context.h"
 #include "pipeline/plan.h"
 #include "pipeline/plan_command.h"
@@ -150,9 +149,7 @@ Machine measure_machine(const JobConfig& job, Communicator& comm) {
         backend.memory_bytes() - backend.free_memory_bytes() - backend.peak_memory_bytes();
   }
   run_on_root(comm, [&] {
-    const ModelShape model = has_weight_files(job.model.path)
-                                 ? ModelShape(*open_source_model(job))
-                                 : ModelShape(fs::path(job.model.path), job.quantization.rotation != "none");
+    const ModelShape model = shape_of_source(job);
     const std::vector<std::int64_t> lengths = lengths_of_samples(job, model.config().vocab_size);
     MeasuredShapes shapes;
     shapes.row_shares = comm.size();

@@ -46,6 +46,7 @@ struct Plan {
   std::int64_t blocks = 0;
   std::int64_t layers = 0;  ///< linears to quantize
   std::int64_t samples = 0;
+  std::int64_t experts = 0, experts_per_token = 0;  ///< of a block; 0: none has any
   std::int64_t tokens = 0;
   std::int64_t root_tokens = 0;  ///< of rank 0
   std::int64_t chunks = 0;
@@ -61,6 +62,7 @@ struct Plan {
 
   std::int64_t read_bytes = 0;        ///< source model, per rank
   std::int64_t block_read_bytes = 0;  ///< of it, the blocks
+  std::int64_t expert_read_bytes = 0;  ///< of the source, the experts, by all ranks
   std::int64_t output_bytes = 0;
   std::int64_t reduced_bytes = 0;     ///< integers summed over ranks during the job, per rank
   std::int64_t broadcast_bytes = 0;   ///< factors, given to every rank

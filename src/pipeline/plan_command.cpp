@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "io/calibration.h"
+#include "model/expert_model.h"
 #include "model/recipe_check.h"
 #include "model/source_model.h"
 #include "pipeline/progress.h"
@@ -29,13 +30,6 @@ std::optional<std::pair<std::int64_t, std::int64_t>> two_numbers(const std::stri
       !read(start + middle + between.size(), start + text.size(), second))
     return std::nullopt;
   return std::pair(first, second);
-}
-
-ModelShape shape_of_source(const JobConfig& job) {
-  if (has_weight_files(job.model.path)) return ModelShape(*open_source_model(job));
-  log::warn("{} has no weights: planned from its config.json, every tensor in the type that it names",
-            job.model.path);
-  return ModelShape(std::filesystem::path(job.model.path), job.quantization.rotation != "none");
 }
 
 /// The job on some ranks of the machine.
@@ -70,6 +64,14 @@ nlohmann::ordered_json seconds_json(const std::map<std::string, double>& seconds
 }
 
 }  // namespace
+
+ModelShape shape_of_source(const JobConfig& job) {
+  const bool weights = has_weight_files(job.model.path) && !read_expert_model(job.model.path);
+  if (weights) return ModelShape(*open_source_model(job));
+  log::warn("{} is planned from its config.json alone, every tensor in the type that it names",
+            job.model.path);
+  return ModelShape(std::filesystem::path(job.model.path), job.quantization.rotation != "none");
+}
 
 std::vector<std::int64_t> parse_samples(const std::string& text) {
   const auto numbers = two_numbers(text, "x");
@@ -136,11 +138,13 @@ std::string to_json(const Forecast& forecast) {
   json["machine"] = forecast.machine;
   json["figures"] = forecast.provenance;
   json["ranks"] = forecast.choice.grid.ranks();
+  json["quantizable"] = forecast.quantizable && forecast.choice.grid.stages == 1;
   json["stages"] = forecast.choice.grid.stages;
   json["replicas"] = forecast.choice.grid.replicas;
   json["ranks_on_node"] = forecast.choice.ranks_on_node;
   json["activations"] = name_of(forecast.plan.activation_place);
   json["seconds"] = job.seconds;
+  json["checkpoints"] = job.checkpoints;
   json["phases"] = seconds_json(job.root);
   json["critical"] = seconds_json(job.critical);
   json["limited_by"] = job.limited_by();

@@ -31,6 +31,10 @@ std::vector<Forecast> forecast_scaling(const JobConfig& job, const ForecastOptio
 std::string scaling_csv(const std::vector<Forecast>& forecasts);
 std::string to_json(const Forecast& forecast);
 
+/// The job's model as planning sees it: by its files, or by its config.json where there are none, or where
+/// the program knows its family's shapes alone.
+ModelShape shape_of_source(const JobConfig& job);
+
 /// Sample lengths of "128x2048". Throws UsageError.
 std::vector<std::int64_t> parse_samples(const std::string& text);
 

@@ -27,6 +27,11 @@ class Page {
 void write_work(const Plan& plan, Page& page) {
   page.heading("work");
   page.line("blocks, layers", fmt::format("{} blocks, {} layers to quantize", plan.blocks, plan.layers));
+  if (plan.experts > 0) {
+    page.line("experts",
+              fmt::format("{} a block, {} a token; {} tokens an expert, were routing uniform", plan.experts,
+                          plan.experts_per_token, plan.tokens * plan.experts_per_token / plan.experts));
+  }
   page.line("calibration", fmt::format("{} samples, {} tokens in {} chunks of about {}", plan.samples,
                                        plan.tokens, plan.chunks, plan.chunk_tokens));
   page.line("ranks", plan.idle_ranks == 0 ? fmt::format("{}", plan.ranks)

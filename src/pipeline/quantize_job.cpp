@@ -124,8 +124,7 @@ class QuantizeJob {
       streams_->embed();
     }
     if (uses_calibration()) {
-      rotary_ = {*compute_.backend,
-                 make_rotary_angles(inputs_.model->config(), inputs_.calibration.longest())};
+      positions_ = {*compute_.backend, inputs_.model->config(), inputs_.calibration.longest()};
     }
     start_checkpoints(found);
   }
@@ -159,9 +158,10 @@ class QuantizeJob {
     const bool inside = manifest.block < inputs_.model->config().num_hidden_layers;
     InputWidths widths;
     if (inside) {
-      const std::vector<StageGroup>& groups = inputs_.model->groups();
-      widths.quantized = groups[static_cast<std::size_t>(manifest.group)].in_features;
-      widths.reference = reference_width(recipe_, groups, manifest.group);
+      const BlockLayout& layout = inputs_.model->layout(manifest.block);
+      const std::int64_t step = layout.step_of(manifest.group);
+      widths.quantized = layout.steps.at(static_cast<std::size_t>(step)).width;
+      widths.reference = reference_width(recipe_, layout, step);
     }
     first_block_ = manifest.block;
     start_ = restore(directory_->checkpoint(), manifest, widths,
@@ -173,7 +173,7 @@ class QuantizeJob {
                                       [](const LayerStatistics& layer) { return layer.fallback; });
     report_.attempts = manifest.attempts + 1;
     seconds_before_ = manifest.seconds;
-    const auto groups = static_cast<double>(inputs_.model->groups().size());
+    const auto groups = static_cast<double>(inside ? inputs_.model->layout(manifest.block).groups() : 1);
     const double blocks_before =
         static_cast<double>(manifest.block) + static_cast<double>(manifest.group) / groups;
     part_done_ = 1 - blocks_before / static_cast<double>(plan_.blocks);
@@ -216,7 +216,7 @@ class QuantizeJob {
     const std::int64_t blocks = inputs_.model->config().num_hidden_layers;
     Progress progress(job_.log.progress, comm_.is_root(), blocks, report_.tokens);
     StageSummer summer(*compute_.backend, comm_, *compute_.collectives, inputs_.summed_tokens(),
-                       inputs_.model->config().rms_norm_eps, phases_);
+                       inputs_.model->config().norm_eps, phases_);
     StageSolver solver(*compute_.backend, comm_, *compute_.collectives, recipe_, inputs_.summed_tokens(),
                        inputs_.summed_samples(), job_.fallback.min_tokens, phases_);
     std::int64_t index = first_block_;
@@ -234,7 +234,7 @@ class QuantizeJob {
     BlockPrefetcher::Prepare prepare;
     if (uses_calibration()) {
       prepare = [this](const BlockWeights& weights) {
-        return std::make_unique<DecoderBlock>(*compute_.backend, *inputs_.model, weights, rotary_,
+        return std::make_unique<DecoderBlock>(*compute_.backend, *inputs_.model, weights, positions_,
                                               compute_.dtype);
       };
     }
@@ -343,7 +343,7 @@ class QuantizeJob {
   std::optional<BackgroundExport> export_;  ///< on the root
   std::optional<JobStreams> streams_;       ///< none for round-to-nearest
   std::optional<QuantizedLayer> head_;      ///< where it is quantized
-  DeviceRotary rotary_;
+  DevicePositions positions_;
   Plan plan_;
   MatrixRates rates_;
   double part_done_ = 1;  ///< of the job's blocks, by this attempt

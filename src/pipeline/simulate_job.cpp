@@ -1,44 +1,34 @@
 #include "pipeline/simulate_job.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "base/error.h"
-#include "pipeline/job_context.h"
-#include "pipeline/job_lanes.h"
+#include "pipeline/job_operations.h"
 
 namespace gptq {
 namespace {
 
-/// Parts in which hidden states are simulated on their way to the next stage: chunks are so many that more
-/// would change nothing.
-constexpr int kPieces = 4;
 /// Of StageSummer.
 constexpr std::int64_t kMostRounds = 8;
 /// Of measure_rates(), which a job begins with.
 constexpr double kMeasureSeconds = 0.25;
 
-using Team = std::vector<Lane*>;
-
+/// A job's schedule as operations, in the order of QuantizeJob, BlockQuantizer and StageSolver.
 class JobExpander {
  public:
-  JobExpander(const PlanRequest& request, const Plan& plan, const Machine& machine, const GridChoice& choice)
+  /// checkpoints: so many are written on the way, evenly spread over the blocks.
+  JobExpander(const PlanRequest& request, const Plan& plan, const Machine& machine, const GridChoice& choice,
+              std::int64_t checkpoints)
       : request_(request),
         machine_(machine),
         choice_(choice),
-        costs_(machine),
         recipe_(request.job.quantization),
-        lanes_(request,
-               make_chunks(request.sample_lengths, plan.chunk_tokens,
-                           held_out_samples(static_cast<std::int64_t>(request.sample_lengths.size()),
-                                            request.job.calibration.held_out)),
-               machine, choice, simulator_),
-        files_(simulator_.resource("files", {machine.files.all})),
-        writes_(simulator_.resource("files written", {machine.files.write_all})),
+        operations_(request, plan, machine, choice),
         reference_(plan.reference),
-        calibrates_(request.job.quantization.method == "gptq" && !request.sample_lengths.empty()) {
-    GPTQ_EXPECT(choice.grid.ranks() == request.ranks);
-  }
+        calibrates_(request.job.quantization.method == "gptq" && !request.sample_lengths.empty()),
+        checkpoints_(checkpoints) {}
 
   SimulatedJob run() {
     start();
@@ -55,194 +45,36 @@ class JobExpander {
     // Every stage's visits ascend by block, so block by block is an order in which all can be added.
     std::vector<std::size_t> next(visits.size());
     for (std::int64_t block = 0; block < schedule.blocks; ++block) {
-      const BlockWork work(request_.model, request_.job, recipe_, block, request_.compute);
+      const BlockWork work(request_.model, request_.job, recipe_, block, request_.compute,
+                           choice_.grid.replicas);
+      routed_ = work.routed(operations_.everyone());
       for (std::size_t stage = 0; stage < visits.size(); ++stage) {
         for (; next[stage] < visits[stage].size() && visits[stage][next[stage]].block == block; ++next[stage])
           visit(visits[stage][next[stage]], static_cast<int>(stage), work);
       }
+      save(block, schedule.blocks);
     }
     finish(static_cast<int>((schedule.blocks - 1) % choice_.grid.stages));
-    return result();
+    return operations_.run();
   }
 
  private:
   /// A reference pass keeps the inputs of all steps where it cannot go beside.
   bool keeps_inputs() const { return reference_ == ReferenceStream::all && choice_.grid.stages > 1; }
   bool helps() const { return choice_.helpers && choice_.grid.stages > 1 && !choice_.full_precision; }
+  Lanes& lanes() { return operations_.lanes(); }
+  double seconds(const WorkList& work) const { return operations_.costs().seconds(work); }
 
-  // ---- operations
-
-  OperationId put(Lane& lane, const char* phase, Operation operation,
-                  const std::vector<OperationId>& after = {}) {
-    operation.queue = lane.queue;
-    operation.phase = simulator_.phase(phase);
-    lane.last = simulator_.add(operation, after);
-    if (&lane == &lanes_.all().front()) order_.emplace_back(phase);
-    return lane.last;
-  }
-
-  /// Seconds on a core or device, which others may share.
-  Operation computing(const Lane& lane, double seconds) const {
-    Operation operation;
-    operation.resource = lane.cores;
-    operation.amount = seconds;
-    operation.most = lane.most;
-    return operation;
-  }
-
-  static Operation lasting(double seconds) {
-    Operation operation;
-    operation.amount = seconds;
-    operation.most = 1;
-    return operation;
-  }
-
-  OperationId compute(Lane& lane, const char* phase, const WorkList& work,
-                      const std::vector<OperationId>& after = {}) {
-    return put(lane, phase, computing(lane, costs_.seconds(work)), after);
-  }
-
-  /// All of them come together; then each is busy for so long.
-  void meet(const Team& team, const char* phase, double seconds) {
-    std::vector<OperationId> before;
-    for (const Lane* lane : team)
-      if (lane->last >= 0) before.push_back(lane->last);
-    Operation nothing;
-    nothing.phase = simulator_.phase(phase);
-    const OperationId all = simulator_.add(nothing, before);
-    for (Lane* lane : team) put(*lane, phase, lasting(seconds), {all});
-  }
-
-  RankPlaces places(const Team& team) const {
-    int ranks = 0;
-    for (const Lane* lane : team) ranks += lane->count;
-    return {ranks, std::min(ranks, choice_.ranks_on_node)};
-  }
-
-  // ---- files
-
-  /// A block's way into the memory of a lane's ranks, beside their work.
-  OperationId read(Lane& lane, const BlockWork& work) {
-    const RankPlaces of_stage{choice_.grid.replicas, choice_.ranks_on_node};
-    const double share = static_cast<double>(of_stage.nodes()) / of_stage.ranks;  // the node reads it once
-    Operation reading;
-    reading.queue = lane.reader;
-    reading.resource = files_;
-    reading.phase = simulator_.phase("load");
-    reading.delay = machine_.files.open;
-    reading.amount = share * work.read_bytes() * lane.count;
-    reading.most = machine_.files.node / choice_.ranks_on_node * lane.count;
-    reading.weight = lane.count;
-    read_bytes_ += reading.amount;
-    std::vector<OperationId> after;
-    if (lane.taken >= 0) after.push_back(lane.taken);
-    simulator_.add(reading, after);
-    Operation copying = lasting((1 - share) * work.read_bytes() / machine_.files.cached);
-    copying.queue = lane.reader;
-    copying.phase = reading.phase;
-    simulator_.add(copying);
-    WorkList decoding = work.decode();
-    if (!machine_.is_cpu() && calibrates_) {
-      const WorkList preparing = work.prepare();
-      decoding.insert(decoding.end(), preparing.begin(), preparing.end());
-    }
-    Operation decode = computing(lane, costs_.seconds(decoding));
-    decode.most = std::min(decode.most, 1.0);  // one thread
-    decode.queue = lane.reader;
-    decode.phase = reading.phase;
-    return simulator_.add(decode);
-  }
-
-  void load(const Team& team, const BlockWork& work) {
-    for (Lane* lane : team) {
-      const OperationId there = read(*lane, work);
-      lane->taken =
-          compute(*lane, "load", machine_.is_cpu() && calibrates_ ? work.prepare() : WorkList(), {there});
-    }
-  }
-
-  void write(Lane& lane, const BlockWork& work) {
-    std::vector<OperationId> after;
-    if (lane.written >= 0) after.push_back(lane.written);
-    const OperationId given = put(lane, "export", lasting(0), after);
-    Operation pack = computing(lane, costs_.seconds(work.pack()));
-    pack.most = std::min(pack.most, 1.0);  // one thread
-    pack.queue = lane.writer;
-    pack.phase = simulator_.phase("export");
-    simulator_.add(pack, {given});
-    Operation writing;
-    writing.queue = lane.writer;
-    writing.phase = pack.phase;
-    writing.resource = writes_;
-    writing.amount = work.written_bytes();
-    writing.most = machine_.files.write_node;
-    lane.written = simulator_.add(writing);
-  }
-
-  // ---- streams
-
-  /// The way of one stream's hidden states: which piece of which lane is where.
-  struct Stream {
-    std::vector<std::vector<OperationId>> arrived;  ///< (lane of a stage, piece); empty: it is here
-  };
-
-  int pieces() const { return choice_.grid.stages > 1 ? kPieces : 1; }
-
-  /// Work on all chunks, a piece after the other, each when it has arrived.
-  std::vector<std::vector<OperationId>> flow(int stage, const char* phase, const Stream& stream,
-                                             const std::function<WorkList(const Lane&)>& work) {
-    std::vector<std::vector<OperationId>> done;
-    for (int i = 0; i < lanes_.in_stage(); ++i) {
-      Lane& lane = lanes_.at(stage, i);
-      const double seconds = costs_.seconds(work(lane)) / pieces();
-      std::vector<OperationId>& ends = done.emplace_back();
-      for (int piece = 0; piece < pieces(); ++piece) {
-        std::vector<OperationId> after;
-        if (!stream.arrived.empty())
-          after.push_back(stream.arrived[static_cast<std::size_t>(i)][static_cast<std::size_t>(piece)]);
-        ends.push_back(put(lane, phase, computing(lane, seconds), after));
-      }
-    }
-    return done;
-  }
-
-  /// Pieces leave for the next stage as they are done.
-  void hand_off(int stage, const std::vector<std::vector<OperationId>>& done, Stream& stream) {
-    stream.arrived.clear();
-    const GridShape& grid = choice_.grid;
-    if (grid.stages == 1) return;
-    const int next = (stage + 1) % grid.stages;
-    for (int i = 0; i < lanes_.in_stage(); ++i) {
-      Lane& lane = lanes_.at(stage, i);
-      const bool same_node = rank_at(grid, {stage, lane.replica}) / choice_.ranks_on_node ==
-                             rank_at(grid, {next, lane.replica}) / choice_.ranks_on_node;
-      const LinkRates& link = costs_.link(same_node);
-      const double bytes =
-          4.0 * static_cast<double>(request_.model.config().hidden_size * lane.share.all.tokens);
-      (same_node ? links_.node : links_.fabric) += bytes * lane.count;
-      std::vector<OperationId>& arrived = stream.arrived.emplace_back();
-      for (const OperationId end : done[static_cast<std::size_t>(i)]) {
-        Operation message = lasting(0);
-        message.queue = lane.network;
-        message.phase = simulator_.phase("handoff");
-        message.delay = link.latency;
-        message.amount = bytes / pieces();
-        message.most = std::min(link.bandwidth, link.shared / choice_.ranks_on_node);
-        arrived.push_back(simulator_.add(message, {end}));
-      }
-    }
-  }
-
-  // ---- visits
+  /// The samples that a lane's work on a step or group is about.
+  const TokenShare& share(const Lane& lane, bool experts) const { return experts ? routed_ : lane.share; }
 
   void start() {
-    const Team world = lanes_.world();
-    for (Lane* lane : world) {
-      put(*lane, "start", lasting(machine_.startup));
-      put(*lane, "measure", lasting(kMeasureSeconds));
+    for (Lane& lane : lanes().all()) {
+      operations_.spend(lane, "start", machine_.startup);
+      operations_.spend(lane, "measure", kMeasureSeconds);
     }
     if (calibrates_) embed();
-    for (Lane* lane : world) lane->taken = lane->last;  // reading begins
+    operations_.start_reading();
   }
 
   void embed() {
@@ -250,10 +82,11 @@ class JobExpander {
     const auto hidden = static_cast<double>(config.hidden_size);
     const double table =
         hidden * static_cast<double>(config.vocab_size) * static_cast<double>(size_of(config.dtype));
-    for (Lane* lane : lanes_.stage(0)) {
+    for (Lane* lane : lanes().stage(0)) {
       const double streams = reference_ == ReferenceStream::all ? 2 : 1;
       const auto tokens = static_cast<double>(lane->share.all.tokens);
-      compute(*lane, "embed", {{"decode", table, 1}, {"rows", streams * tokens * hidden * 6, 1}});
+      operations_.compute(*lane, "embed",
+                          {{"decode", table, 1}, {"rows", streams * tokens * hidden * 6, 1}});
     }
   }
 
@@ -262,175 +95,223 @@ class JobExpander {
       case Visit::Kind::help:
         return;  // its operations come with those of the stage that holds the block
       case Visit::Kind::reference:
-        load(lanes_.stage(stage), work);
+        operations_.load(lanes().stage(stage), work, calibrates_);
         return reference_pass(stage, work);
       case Visit::Kind::quantize:
-        if (!keeps_inputs() && !choice_.full_precision) load(lanes_.stage(stage), work);
+        if (!keeps_inputs() && !choice_.full_precision)
+          operations_.load(lanes().stage(stage), work, calibrates_);
         return quantize(stage, work);
     }
   }
 
+  /// The rows that experts need, and what they give, go through all ranks of the stage.
+  void to_experts(int stage, const BlockWork& work, double streams) {
+    route(stage, streams, [&](const Lane& lane) { return work.exchange_bytes(lane.share.all); }, work);
+  }
+  void from_experts(int stage, const BlockWork& work, double streams) {
+    route(stage, streams, [&](const Lane& lane) { return work.return_bytes(lane.share.all); }, work);
+  }
+  void route(int stage, double streams, const std::function<double(const Lane&)>& bytes,
+             const BlockWork& work) {
+    double most = 0;
+    for (const Lane* lane : lanes().stage(stage)) most = std::max(most, streams * bytes(*lane));
+    operations_.exchange(lanes().stage(stage), "exchange", most,
+                         static_cast<double>(work.expert_share().own));
+  }
+
   void reference_pass(int stage, const BlockWork& work) {
     const char* phase = choice_.full_precision ? "forward" : "reference";
-    const auto done =
-        flow(stage, phase, reference_stream_, [&](const Lane& lane) { return work.pass(lane.share.all); });
-    hand_off(stage, done, reference_stream_);
+    const bool experts = work.step_has_experts(work.steps() - 1);
+    if (experts) to_experts(stage, work, 1);
+    const auto done = operations_.flow(stage, phase, reference_stream_, [&](const Lane& lane) {
+      double bytes = work.enter_bytes(lane.share.all);
+      for (std::int64_t step = 0; step < work.steps(); ++step)
+        bytes += work.advance_bytes(step, lane.share.all);
+      return std::pair(work.pass(lane.share.all, routed_.all), bytes);
+    });
+    if (experts) from_experts(stage, work, 1);
+    operations_.hand_off(stage, done, reference_stream_);
+  }
+
+  void advance_reference(const Team& team, std::int64_t step, const BlockWork& work) {
+    const bool experts = work.step_has_experts(step);
+    for (Lane* lane : team)
+      operations_.compute_rows(*lane, "reference", work.advance(step, share(*lane, experts).all),
+                               work.advance_bytes(step, lane->share.all));
   }
 
   void quantize(int stage, const BlockWork& work) {
-    const Team team = lanes_.stage(stage);
+    const Team team = lanes().stage(stage);
     const bool forward = calibrates_ && !choice_.full_precision;
     const bool beside = forward && reference_ == ReferenceStream::all && !keeps_inputs();
     const bool sequential = request_.job.quantization.true_sequential;
-    const auto reference = [&](std::int64_t group) {
-      for (Lane* lane : team)
-        if (beside) compute(*lane, "reference", work.advance(group, lane->share.all));
-    };
     if (forward) {
-      flow(stage, "forward", stream_, [&](const Lane& lane) { return work.enter(lane.share.all); });
+      operations_.flow(stage, "forward", stream_, [&](const Lane& lane) {
+        return std::pair(work.enter(lane.share.all), work.enter_bytes(lane.share.all));
+      });
       for (Lane* lane : team)
-        if (beside) compute(*lane, "reference", work.enter(lane->share.all));
+        if (beside)
+          operations_.compute_rows(*lane, "reference", work.enter(lane->share.all),
+                                   work.enter_bytes(lane->share.all));
     }
-    for (std::int64_t group = 0; group < work.groups(); ++group) {
-      const bool reference_first = work.reference_first(group);
-      if (reference_first) reference(group);
-      if (work.quantizes(group)) quantize_group(stage, group, work);
-      if (group == 0 && reference_ == ReferenceStream::held_out && forward) {
-        for (Lane* lane : team) compute(*lane, "held out", work.pass(lane->share.held_out));
+    for (std::int64_t step = 0; step < work.steps(); ++step) {
+      const bool reference_first = work.reference_first(step), last = step + 1 == work.steps();
+      const bool experts = work.step_has_experts(step);
+      if (experts && !last && calibrates_) to_experts(stage, work, beside ? 2 : 1);
+      if (reference_first && beside) advance_reference(team, step, work);
+      const std::int64_t end = last ? work.groups() : work.first_group(step + 1);
+      for (std::int64_t group = work.first_group(step); group < end; ++group) {
+        if (group > 0) pass_safe_point(stage);
+        if (work.quantizes(group)) quantize_group(stage, group, work);
+        if (group == 0 && reference_ == ReferenceStream::held_out && forward) pass_held_out(team, work);
       }
       if (forward) {
-        const auto done = flow(stage, "forward", {}, [&](const Lane& lane) {
-          WorkList advancing = work.advance(group, lane.share.all);
-          const WorkList replacing = work.replace(group);
-          if (sequential) advancing.insert(advancing.end(), replacing.begin(), replacing.end());
-          return advancing;
-        });
-        if (group + 1 == work.groups() && sequential) hand_off(stage, done, stream_);
+        const auto done = advance(stage, step, sequential, work);
+        if (experts && last) from_experts(stage, work, beside ? 2 : 1);
+        if (last && sequential) operations_.hand_off(stage, done, stream_);
       }
-      if (!reference_first) reference(group);
-      if (calibrates_)
-        meet(safe_point_team(stage), "checkpoint", costs_.barrier(places(safe_point_team(stage))));
+      if (!reference_first && beside) advance_reference(team, step, work);
     }
-    if (forward && !sequential) {  // once more, with the quantized weights
-      const auto done = flow(stage, "forward", {}, [&](const Lane& lane) {
-        WorkList again = work.pass(lane.share.all);
-        const WorkList preparing = work.prepare();
-        again.insert(again.end(), preparing.begin(), preparing.end());
-        return again;
-      });
-      hand_off(stage, done, stream_);
+    if (forward && !sequential) pass_again(stage, work);
+    pass_safe_point(stage);
+    operations_.write(stage, work);
+  }
+
+  void pass_held_out(const Team& team, const BlockWork& work) {
+    for (Lane* lane : team)
+      operations_.compute(*lane, "held out", work.pass(lane->share.held_out, routed_.held_out));
+  }
+
+  std::vector<std::vector<OperationId>> advance(int stage, std::int64_t step, bool replaces,
+                                                const BlockWork& work) {
+    const bool experts = work.step_has_experts(step);
+    return operations_.flow(stage, "forward", {}, [&](const Lane& lane) {
+      WorkList advancing = work.advance(step, share(lane, experts).all);
+      const WorkList replacing = work.replace(step);
+      if (replaces) advancing.insert(advancing.end(), replacing.begin(), replacing.end());
+      return std::pair(advancing, work.advance_bytes(step, lane.share.all));
+    });
+  }
+
+  /// Once more, with the quantized weights.
+  void pass_again(int stage, const BlockWork& work) {
+    if (work.step_has_experts(work.steps() - 1)) {
+      to_experts(stage, work, 1);
+      from_experts(stage, work, 1);
     }
-    write(lanes_.at(stage, 0), work);
+    const auto done = operations_.flow(stage, "forward", {}, [&](const Lane& lane) {
+      WorkList again = work.pass(lane.share.all, routed_.all);
+      const WorkList preparing = work.prepare();
+      again.insert(again.end(), preparing.begin(), preparing.end());
+      return std::pair(again, work.enter_bytes(lane.share.all));
+    });
+    operations_.hand_off(stage, done, stream_);
   }
 
   /// Safe points of one recipe are passed by all ranks; in a stage that works alone, by it.
-  Team safe_point_team(int stage) { return choice_.full_precision ? lanes_.stage(stage) : lanes_.world(); }
+  void pass_safe_point(int stage) {
+    if (!calibrates_) return;
+    const Team team = choice_.full_precision ? lanes().stage(stage) : lanes().world();
+    operations_.meet(team, "checkpoint", operations_.costs().barrier(operations_.places(team)));
+  }
 
   void quantize_group(int stage, std::int64_t group, const BlockWork& work) {
-    const Team team = lanes_.stage(stage);
-    const Team solvers = helps() || !calibrates_ ? (calibrates_ ? lanes_.world() : team) : team;
-    const RankPlaces replicas = places(team), all = places(solvers);
+    const Team team = lanes().stage(stage);
+    const bool experts = work.has_experts(group);
+    const Team solvers = helps() && calibrates_ && !experts ? lanes().world() : team;
+    RankPlaces replicas = operations_.places(team), all = operations_.places(solvers);
+    if (experts)  // ranks that share an expert
+      replicas = all = {work.expert_share().ranks, std::min(work.expert_share().ranks, all.per_node)};
     if (calibrates_) {
       sum(team, replicas, group, work);
       factor(stage, solvers, group, work);
-      meet(solvers, "reduce", costs_.broadcast(work.factor_bytes(group), all));
-      links_ += Costs::ring((all.ranks - 1.0) / all.ranks * work.factor_bytes(group), all);
+      operations_.meet(solvers, "reduce", operations_.costs().broadcast(work.factor_bytes(group), all));
+      count(solvers, (all.ranks - 1.0) / all.ranks * work.factor_bytes(group), all);
     }
     for (Lane* lane : solvers) {
-      if (calibrates_) compute(*lane, "factor", work.expand(group));
-      if (work.corrects(group)) compute(*lane, "correct", work.correct(group, all.ranks));
-      compute(*lane, "solve", work.solve(group, all.ranks));
+      if (calibrates_) operations_.compute(*lane, "factor", work.expand(group));
+      if (work.corrects(group)) operations_.compute(*lane, "correct", work.correct(group, all.ranks));
+      operations_.compute(*lane, "solve", work.solve(group, all.ranks));
       if (request_.job.quantization.refine_sweeps > 0)
-        compute(*lane, "refine", work.refine(group, all.ranks));
+        operations_.compute(*lane, "refine", work.refine(group, all.ranks));
     }
-    meet(solvers, "gather", costs_.all_gather(work.code_bytes(group), all));
-    links_ += Costs::ring((all.ranks - 1.0) / all.ranks * work.code_bytes(group), all);
-    for (Lane* lane : team) compute(*lane, "gather", work.gather(group, all.ranks));
+    operations_.meet(solvers, "gather", operations_.costs().all_gather(work.code_bytes(group), all));
+    count(solvers, (all.ranks - 1.0) / all.ranks * work.code_bytes(group), all);
+    for (Lane* lane : team) operations_.compute(*lane, "gather", work.gather(group, all.ranks));
     if (request_.job.calibration.held_out > 0 && calibrates_) {
-      for (Lane* lane : team) compute(*lane, "held out", work.judge(group, lane->share.held_out));
-      meet(team, "held out", costs_.barrier(replicas));
+      for (Lane* lane : team)
+        operations_.compute(*lane, "held out", work.judge(group, share(*lane, experts).held_out));
+      operations_.meet(team, "held out", operations_.costs().barrier(operations_.places(team)));
     }
+  }
+
+  /// Bytes of a ring among some ranks, and of all rings of that kind in the team.
+  void count(const Team& team, double bytes_a_rank, const RankPlaces& ring) {
+    const int rings = operations_.places(team).ranks / ring.ranks;
+    for (int i = 0; i < rings; ++i) operations_.count_ring(bytes_a_rank, ring);
   }
 
   void sum(const Team& team, const RankPlaces& replicas, std::int64_t group, const BlockWork& work) {
+    const bool experts = work.has_experts(group);
     double shortest = std::numeric_limits<double>::infinity();
     for (Lane* lane : team) {
-      const double seconds = costs_.seconds(work.sums(group, lane->share.summed));
-      const auto rounds =
-          static_cast<double>(std::clamp<std::int64_t>(lane->share.summed.chunks, 1, kMostRounds));
-      shortest = std::min(shortest, seconds / rounds / lane->most);
-      put(*lane, "hessian", computing(*lane, seconds));
+      const TokenShare::Part& summed = share(*lane, experts).summed;
+      const WorkList list = work.sums(group, summed);
+      const auto rounds = static_cast<double>(std::clamp<std::int64_t>(summed.chunks, 1, kMostRounds));
+      shortest = std::min(shortest, seconds(list) / rounds / lane->most);
+      operations_.compute_rows(*lane, "hessian", list,
+                               experts ? 0 : work.summed_bytes(group, lane->share.summed));
     }
-    const double maxima = costs_.barrier(replicas);
-    const double whole = costs_.all_reduce(work.sum_bytes(group), replicas);
+    const double maxima = operations_.costs().barrier(replicas);
+    const double whole = operations_.costs().all_reduce(work.sum_bytes(group), replicas);
     const double seen = machine_.is_cpu() ? whole : std::max(maxima, whole - shortest);
-    meet(team, "reduce", maxima + seen);
-    links_ += Costs::ring(2 * (replicas.ranks - 1.0) / replicas.ranks * work.sum_bytes(group), replicas);
+    operations_.meet(team, "reduce", maxima + seen);
+    count(team, 2 * (replicas.ranks - 1.0) / replicas.ranks * work.sum_bytes(group), replicas);
   }
 
-  /// The root works, the others wait.
+  /// The root works, the others wait; owners of experts factor their own.
   void factor(int stage, const Team& solvers, std::int64_t group, const BlockWork& work) {
-    Lane& root = lanes_.at(stage, 0);
-    const OperationId made = compute(root, "factor", work.factor(group));
+    if (work.has_experts(group)) {
+      for (Lane* lane : solvers) operations_.compute(*lane, "factor", work.factor(group));
+      return;
+    }
+    Lane& root = lanes().at(stage, 0);
+    const OperationId made = operations_.compute(root, "factor", work.factor(group));
     for (Lane* lane : solvers)
-      if (lane != &root) put(*lane, "factor", lasting(0), {made});
+      if (lane != &root) operations_.wait(*lane, "factor", {made});
+  }
+
+  /// Behind some blocks, the state at a block's end.
+  void save(std::int64_t block, std::int64_t blocks) {
+    const auto before = [&](std::int64_t done) { return done * (checkpoints_ + 1) / blocks; };
+    if (checkpoints_ == 0 || block + 1 == blocks || before(block) == before(block + 1)) return;
+    const int next = static_cast<int>((block + 1) % choice_.grid.stages);
+    operations_.checkpoint(lanes().stage(next), reference_ == ReferenceStream::all ? 2 : 1);
   }
 
   void finish(int last_stage) {
     if (request_.job.calibration.held_out > 0 && calibrates_) {
       const ModelConfig& config = request_.model.config();
-      for (Lane* lane : lanes_.stage(last_stage)) {
+      for (Lane* lane : lanes().stage(last_stage)) {
         const TokenShare::Part& held_out = lane->share.held_out;
         const double flops =
             2 * held_out.mean_chunk() * static_cast<double>(config.vocab_size * config.hidden_size);
-        compute(*lane, "held out", {{"loss", flops, 2 * static_cast<double>(held_out.chunks)}});
+        operations_.compute(*lane, "held out", {{"loss", flops, 2 * static_cast<double>(held_out.chunks)}});
       }
     }
-    std::vector<OperationId> written;
-    for (int stage = 0; stage < choice_.grid.stages; ++stage)
-      if (const OperationId last = lanes_.at(stage, 0).written; last >= 0) written.push_back(last);
-    put(lanes_.at(0, 0), "export", lasting(0), written);
-    meet(lanes_.world(), "export", costs_.barrier(places(lanes_.world())));
-  }
-
-  SimulatedJob result() {
-    const std::int64_t operations = simulator_.operations();
-    const Outcome outcome = simulator_.run();
-    SimulatedJob job;
-    job.seconds = outcome.end;
-    job.operations = operations;
-    job.links = links_;
-    job.read_bytes = read_bytes_;
-    job.order = std::move(order_);
-    for (std::size_t phase = 0; phase < outcome.phases.size(); ++phase) {
-      const double root = outcome.seconds(lanes_.all().front().queue, outcome.phases[phase]);
-      if (root > 0) job.root[outcome.phases[phase]] = root;
-      if (outcome.critical[phase] > 0) job.critical[outcome.phases[phase]] = outcome.critical[phase];
-    }
-    job.least_idle = 1;
-    for (const Lane& lane : lanes_.all()) {
-      const Outcome::Queue& queue = outcome.queues[static_cast<std::size_t>(lane.queue)];
-      const double idle = queue.end > 0 ? queue.waiting / queue.end : 0;
-      job.least_idle = std::min(job.least_idle, idle);
-      job.most_idle = std::max(job.most_idle, idle);
-    }
-    return job;
+    operations_.wait_for_files();
   }
 
   const PlanRequest& request_;
   const Machine& machine_;
   const GridChoice& choice_;
-  Simulator simulator_;
-  Costs costs_;
   Recipe recipe_;
-  Lanes lanes_;
-  int files_, writes_;
+  JobOperations operations_;
   ReferenceStream reference_;
   bool calibrates_;
-  Stream stream_, reference_stream_;
-  LinkBytes links_;
-  double read_bytes_ = 0;
-  std::vector<std::string> order_;
+  std::int64_t checkpoints_;
+  TokenShare routed_;  ///< of the present block's experts
+  PipeStream stream_, reference_stream_;
 };
 
 }  // namespace
@@ -444,7 +325,17 @@ std::string SimulatedJob::limited_by() const {
 
 SimulatedJob simulate(const PlanRequest& request, const Plan& plan, const Machine& machine,
                       const GridChoice& choice) {
-  return JobExpander(request, plan, machine, choice).run();
+  SimulatedJob job = JobExpander(request, plan, machine, choice, 0).run();
+  if (plan.host.snapshot_bytes == 0) return job;
+  // How long the job takes says how many checkpoints it writes; at most one a block is simulated.
+  const double interval = request.job.checkpoint.interval;
+  const auto blocks = static_cast<double>(plan.blocks - 1);
+  const double due = interval > 0 ? std::floor(job.seconds / interval) : blocks;
+  const auto checkpoints = static_cast<std::int64_t>(std::min(due, blocks));
+  if (checkpoints == 0) return job;
+  job = JobExpander(request, plan, machine, choice, checkpoints).run();
+  job.checkpoints = checkpoints;
+  return job;
 }
 
 }  // namespace gptq

@@ -29,6 +29,7 @@ struct SimulatedJob {
   double least_idle = 0, most_idle = 0;    ///< shares of a rank's time in which it waits for others
   LinkBytes links;
   double read_bytes = 0;  ///< from the file system, by all nodes
+  std::int64_t checkpoints = 0;  ///< written on the way
   std::int64_t operations = 0;
   std::vector<std::string> order;  ///< the phases of rank 0 in their order, one entry an operation of it
 
@@ -40,10 +41,13 @@ struct SimulatedJob {
 /// counted: load (a block is read and decoded beside the work, files shared by all readers; ranks of a node
 /// that read the same bytes read them once from the file system), embed, forward, reference, held out,
 /// hessian, reduce (sums, and the factor's broadcast), factor, correct, refine, solve, gather, handoff
-/// (hidden states to the next stage, in pieces), checkpoint (the meetings at safe points), export (packing
-/// and writing beside the work; a block waits for the one before). With a device the sums over ranks hide
-/// behind the products of the last round. Not counted: the writing of checkpoints, what a verification or an
-/// evaluation takes. Ranks with equal work are folded into one lane where there are many.
+/// (hidden states to the next stage, in pieces), exchange (rows to experts and back), checkpoint (the
+/// meetings at safe points; so many copies of the state as the interval asks for, at ends of blocks, written
+/// beside the work), export (packing and writing beside the work; a block waits for the one before). Rows
+/// that do not lie where the kernels run are copied beside the kernels. With a device the sums over ranks
+/// hide behind the products of the last round. Experts are dealt out evenly and their tokens too; an owner
+/// takes one after the other. Not counted: what a verification or an evaluation takes. Ranks with equal work
+/// are folded into one lane where there are many.
 SimulatedJob simulate(const PlanRequest& request, const Plan& plan, const Machine& machine,
                       const GridChoice& choice);
 

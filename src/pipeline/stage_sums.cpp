@@ -65,11 +65,11 @@ Matrix StageSummer::weighed(int slot, const StageInput& input, const Matrix& hid
 void StageSummer::visit(const StageInput& input, const std::vector<std::size_t>& positions,
                         const OnRows& step) {
   Activations::Use use;
-  use.x_width = input.width;
+  use.x_width = input.step_width;
   if (input.weighted) use.hidden = Activations::Use::read;
   input.activations.visit(positions, use,
                           [&](std::size_t, const Matrix& hidden, const Matrix& x, const Matrix&) {
-                            step(weighed(kWeighed, input, hidden, x));
+                            step(weighed(kWeighed, input, hidden, input.of(x)));
                           });
 }
 
@@ -92,18 +92,20 @@ void StageSummer::visit_both(const StageInput& input, const std::vector<std::siz
                              const OnBothRows& step) {
   const bool residual = input.target == CorrectionTarget::residual;
   Activations::Use use, reference_use;
-  use.x_width = input.width;
+  use.x_width = input.step_width;
   if (input.weighted || residual) use.hidden = Activations::Use::read;
   if (residual) {
     reference_use.hidden = Activations::Use::read;
   } else {
-    reference_use.x_width = input.width;
+    reference_use.x_width = input.step_width;
   }
   input.activations.visit(
-      positions, use, [&](std::size_t i, const Matrix& hidden, const Matrix& x, const Matrix&) {
+      positions, use, [&](std::size_t i, const Matrix& hidden, const Matrix& of_step, const Matrix&) {
+        const Matrix x = input.of(of_step);
         input.reference->visit(
             {i}, reference_use,
-            [&](std::size_t, const Matrix& reference_hidden, const Matrix& reference_x, const Matrix&) {
+            [&](std::size_t, const Matrix& reference_hidden, const Matrix& reference_of_step, const Matrix&) {
+              const Matrix reference_x = residual ? Matrix() : input.of(reference_of_step);
               const Matrix d = difference(input, hidden, x, reference_hidden, reference_x);
               if (input.weighted) backend_.kernels().weigh_rows(hidden, norm_eps_, d, d);
               step(weighed(kWeighed, input, hidden, x), d);

@@ -17,10 +17,22 @@ namespace gptq {
 /// One stage group's input, as it lies in this rank's activations.
 struct StageInput {
   StageInput(Activations& activations_, Activations* reference_, std::int64_t width_)
-      : activations(activations_), reference(reference_), width(width_) {}
+      : activations(activations_), reference(reference_), step_width(width_), width(width_) {}
+  /// Some columns of an input that holds those of several groups.
+  StageInput(Activations& activations_, Activations* reference_, std::int64_t step_width_,
+             std::int64_t first_column_, std::int64_t width_)
+      : activations(activations_),
+        reference(reference_),
+        step_width(step_width_),
+        first_column(first_column_),
+        width(width_) {}
+
+  Matrix of(const Matrix& x) const { return x.cols_from(first_column, width); }  ///< x: of the step
 
   Activations& activations;
-  Activations* reference;  ///< the same chunks in the full-precision stream; null: there is none
+  Activations* reference;         ///< the same chunks in the full-precision stream; null: there is none
+  std::int64_t step_width;        ///< columns of x in the activations
+  std::int64_t first_column = 0;  ///< the group's are [first_column, first_column + width)
   std::int64_t width;
   bool weighted = false;   ///< a row counts by the inverse square of the residual stream (token_weight)
   bool corrected = false;  ///< C is needed

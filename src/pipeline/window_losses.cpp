@@ -50,16 +50,16 @@ LossHead::LossHead(const ModelWeights& model, Backend& backend, DType compute, c
     : model_(model),
       backend_(backend),
       compute_(compute),
-      norm_(backend, convert(model.load_final_norm(), DType::f32)),
+      norm_(backend, model),
       head_(prepared_head(model, backend, compute, head)) {}
 
 std::vector<WindowLoss> LossHead::losses(const Batch& batch, const Matrix& hidden,
                                          const std::vector<std::int32_t>& ids) const {
   const DeviceMatrix x(backend_, compute_, batch.rows(), model_.config().hidden_size);
-  backend_.kernels().rms_norm(hidden, norm_.floats(), model_.config().rms_norm_eps,
-                              model_.architecture().norm_weight_offset, x.matrix());
+  norm_.run(hidden, x.matrix());
   std::vector<double> rows(static_cast<std::size_t>(batch.rows()));
-  backend_.kernels().cross_entropy(batch, x.matrix(), *head_, targets_of(batch, ids), rows);
+  backend_.kernels().cross_entropy(batch, x.matrix(), *head_, targets_of(batch, ids), rows,
+                                   model_.config().logits);
   std::vector<WindowLoss> windows;
   for (std::size_t s = 0; s + 1 < batch.offsets.size(); ++s)
     windows.push_back(window_loss(rows, batch.offsets[s], batch.offsets[s + 1]));

@@ -4,8 +4,7 @@
 #include <memory>
 #include <vector>
 
-#include "backend/device_matrix.h"
-#include "model/weights.h"
+#include "model/model_ends.h"
 #include "quant/quantized_layer.h"
 
 namespace gptq {
@@ -37,7 +36,7 @@ class LossHead {
   const ModelWeights& model_;
   Backend& backend_;
   DType compute_;
-  DeviceMatrix norm_;
+  FinalNorm norm_;
   std::unique_ptr<LinearWeights> head_;
 };
 

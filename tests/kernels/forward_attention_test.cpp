@@ -113,6 +113,40 @@ TEST_P(AttentionTest, SoftCap) {
   expect_reference(shape, {150});
 }
 
+TEST_P(AttentionTest, KeyBias) {
+  struct Case {
+    std::int64_t heads, kv_heads, dim, window, positions;
+    float softcap;
+    std::vector<std::int64_t> lengths;
+  };
+  for (const Case& one : std::vector<Case>{{4, 4, 16, 0, 131, 0, {1, 7, 131}},
+                                           {6, 2, 64, 0, 300, 0, {129, 300, 0, 20}},
+                                           {3, 1, 20, 9, 140, 0, {140}},
+                                           {2, 1, 32, 0, 90, 5, {90, 33}},
+                                           {2, 1, 264, 0, 70, 0, {70}}}) {
+    AttentionShape shape = shape_of(one.heads, one.kv_heads, one.dim, one.window);
+    shape.logit_softcap = one.softcap;
+    shape.key_bias_positions = one.positions;
+    std::vector<float> bias;
+    for (std::int64_t h = 0; h < one.heads; ++h) {
+      for (std::int64_t p = 0; p < one.positions; ++p)
+        bias.push_back(static_cast<float>(0.03 * static_cast<double>(p) / static_cast<double>(h + 1)));
+    }
+    const DeviceBuffer device = test::upload(backend(), bias);
+    shape.key_bias = device.as<const float>();
+    SCOPED_TRACE(testing::Message() << one.heads << " heads of " << one.dim);
+    const Batch batch = batch_of(one.lengths);
+    const AttentionInput in = input(shape, batch.rows());
+    const Array q = reference::from_matrix(in.q.matrix()), k = reference::from_matrix(in.k.matrix()),
+                v = reference::from_matrix(in.v.matrix());
+    const TestMatrix got = run(backend(), batch, shape, in);
+    expect_close(got, reference::attention(batch, shape, q, k, v, bias));
+    EXPECT_GT(reference::largest_difference(got.array(), reference::attention(batch, shape, q, k, v)),
+              10 * tolerances().forward)
+        << "the bias plays no part";
+  }
+}
+
 TEST_P(AttentionTest, ManySamplesAndEmptyOnes) {
   std::vector<std::int64_t> lengths(70, 3);
   lengths[0] = lengths[7] = lengths.back() = 0;

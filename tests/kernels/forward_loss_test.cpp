@@ -10,18 +10,19 @@ using reference::Array;
 class CrossEntropyTest : public ForwardKernels {
  protected:
   std::vector<double> run(Backend& place, const Batch& batch, const HostTensor& x, const HostTensor& head,
-                          const std::vector<std::int32_t>& targets, View view = {}) const {
+                          const std::vector<std::int32_t>& targets, View view = {},
+                          const LogitForm& form = {}) const {
     const auto weights = place.kernels().prepare_linear(head.matrix(), {}, dtype());
     const TestMatrix input(place, x, view);
     std::vector<double> losses(targets.size(), NAN);
-    place.kernels().cross_entropy(batch, input.matrix(), *weights, targets, losses);
+    place.kernels().cross_entropy(batch, input.matrix(), *weights, targets, losses, form);
     return losses;
   }
   void expect_reference(const std::vector<double>& losses, const HostTensor& x, const HostTensor& head,
-                        const std::vector<std::int32_t>& targets) const {
+                        const std::vector<std::int32_t>& targets, const LogitForm& form = {}) const {
     const Array logits =
         reference::linear(reference::from_matrix(x.matrix()), reference::from_matrix(head.matrix()), {});
-    const std::vector<double> expected = reference::cross_entropy(logits, targets);
+    const std::vector<double> expected = reference::cross_entropy(logits, targets, form);
     for (std::size_t r = 0; r < losses.size(); ++r) {
       if (targets[r] < 0)
         EXPECT_EQ(losses[r], 0.0);
@@ -56,6 +57,17 @@ TEST_P(CrossEntropyTest, OddSizes) {
   const HostTensor head = random(1031, 45, 4, 0.3);
   const auto targets = some_targets(7, 1031);
   expect_reference(run(backend(), batch, x, head, targets), x, head, targets);
+}
+
+TEST_P(CrossEntropyTest, ScaledAndCappedLogits) {
+  const Batch batch = batch_of({3, 130});
+  const HostTensor x = random(batch.rows(), 32, 1);
+  for (const std::int64_t vocabulary : {81, 2500}) {
+    const HostTensor head = random(vocabulary, 32, 2);
+    const auto targets = some_targets(batch.rows(), vocabulary);
+    for (const LogitForm& form : {LogitForm{0.25f, 0}, LogitForm{1, 4}, LogitForm{0.5f, 3}})
+      expect_reference(run(backend(), batch, x, head, targets, {}, form), x, head, targets, form);
+  }
 }
 
 TEST_P(CrossEntropyTest, LargeLogitsDoNotOverflow) {

@@ -97,7 +97,7 @@ class EndToEndTest : public testing::Test {
       const std::vector<std::int32_t>& ids = data_.samples[s];
       std::vector<std::int32_t> targets(ids.begin() + 1, ids.end());
       targets.push_back(-1);
-      const Array x = reference::rms_norm(states_of(s, seed), norm_weight, model_->config().rms_norm_eps, 0);
+      const Array x = reference::rms_norm(states_of(s, seed), norm_weight, model_->config().norm_eps, 0);
       for (const double row : reference::cross_entropy(reference::linear(x, head, {}), targets)) loss += row;
       predictions += static_cast<std::int64_t>(ids.size()) - 1;
     }

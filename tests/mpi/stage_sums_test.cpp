@@ -57,9 +57,19 @@ class NotingKernels final : public Kernels {
   }
   void gated_activation(Activation, const Matrix&, const Matrix&, const Matrix&) override { unused(); }
   void cross_entropy(const Batch&, const Matrix&, const LinearWeights&, std::span<const std::int32_t>,
-                     std::span<double>) override {
+                     std::span<double>, const LogitForm&) override {
     unused();
   }
+  void layer_norm(const Matrix&, std::int64_t, std::span<const float>, std::span<const float>, float,
+                  const Matrix&) override {
+    unused();
+  }
+  void activation(Activation, const Matrix&, const Matrix&) override { unused(); }
+  void copy_heads(const Matrix&, HeadPattern, const Matrix&, HeadPattern, std::int64_t) override { unused(); }
+  void convert(const Matrix&, const Matrix&) override { unused(); }
+  void add_scaled(const Matrix&, float, const Matrix&) override { unused(); }
+  void scale(const Matrix&, float) override { unused(); }
+  void add_positions(const Batch&, const Matrix&, std::int64_t, const Matrix&) override { unused(); }
   bool all_finite(const Matrix&) override { unused(); }
   void column_max(const Matrix&, float*) override { unused(); }
   void hessian_diagonal(const std::int64_t*, std::span<const int>, double, std::span<double>) override {

@@ -38,8 +38,9 @@ double element(const Matrix& m, std::int64_t r, std::int64_t c) {
 }
 
 /// One head's output for the token at `position` of a sample that starts at row `first`.
-void attend(const AttentionShape& shape, const Array& q, const Array& k, const Array& v, std::int64_t first,
-            std::int64_t position, std::int64_t head, Array& out) {
+void attend(const AttentionShape& shape, const Array& q, const Array& k, const Array& v,
+            const std::vector<float>& key_bias, std::int64_t first, std::int64_t position, std::int64_t head,
+            Array& out) {
   const std::int64_t dim = shape.head_dim;
   const std::int64_t kv = head / (shape.heads / shape.kv_heads);
   const std::int64_t start = shape.window > 0 ? std::max<std::int64_t>(0, position - shape.window + 1) : 0;
@@ -52,6 +53,8 @@ void attend(const AttentionShape& shape, const Array& q, const Array& k, const A
     }
     score *= shape.scale;
     if (shape.logit_softcap > 0) score = shape.logit_softcap * std::tanh(score / shape.logit_softcap);
+    if (!key_bias.empty())
+      score += static_cast<double>(key_bias[static_cast<std::size_t>(head * shape.key_bias_positions + p)]);
     weights.push_back(score);
     top = std::max(top, score);
   }
@@ -140,6 +143,32 @@ Array rms_norm(const Array& x, const std::vector<float>& weight, double eps, dou
   return y;
 }
 
+Array layer_norm(const Array& x, std::int64_t features, const std::vector<float>& weight,
+                 const std::vector<float>& bias, double eps) {
+  Array y(x.rows, x.cols);
+  const auto n = static_cast<double>(features);
+  for (std::int64_t r = 0; r < x.rows; ++r) {
+    for (std::int64_t first = 0; first < x.cols; first += features) {
+      double mean = 0, variance = 0;
+      for (std::int64_t i = 0; i < features; ++i) mean += x.at(r, first + i) / n;
+      for (std::int64_t i = 0; i < features; ++i) variance += std::pow(x.at(r, first + i) - mean, 2) / n;
+      for (std::int64_t i = 0; i < features; ++i) {
+        const auto at = static_cast<std::size_t>(first + i) % weight.size();
+        const double shift = bias.empty() ? 0.0 : static_cast<double>(bias[at]);
+        y.at(r, first + i) =
+            (x.at(r, first + i) - mean) / std::sqrt(variance + eps) * static_cast<double>(weight[at]) + shift;
+      }
+    }
+  }
+  return y;
+}
+
+Array activation(Activation kind, const Array& x) {
+  Array y(x.rows, x.cols);
+  for (std::size_t i = 0; i < y.values.size(); ++i) y.values[i] = activate(kind, x.values[i]);
+  return y;
+}
+
 Array rotary(const Batch& batch, const Array& x, std::int64_t head_dim, const RotaryAngles& angles) {
   Array y = x;
   const std::int64_t half = angles.rotary_dim / 2;
@@ -159,12 +188,13 @@ Array rotary(const Batch& batch, const Array& x, std::int64_t head_dim, const Ro
 }
 
 Array attention(const Batch& batch, const AttentionShape& shape, const Array& q, const Array& k,
-                const Array& v) {
+                const Array& v, const std::vector<float>& key_bias) {
   Array out(q.rows, q.cols);
   for (std::int64_t s = 0; s < batch.samples(); ++s) {
     for (std::int64_t head = 0; head < shape.heads; ++head) {
       const std::int64_t length = batch.offsets[s + 1] - batch.offsets[s];
-      for (std::int64_t p = 0; p < length; ++p) attend(shape, q, k, v, batch.offsets[s], p, head, out);
+      for (std::int64_t p = 0; p < length; ++p)
+        attend(shape, q, k, v, key_bias, batch.offsets[s], p, head, out);
     }
   }
   return out;
@@ -178,13 +208,19 @@ Array gated_activation(Activation activation, const Array& gate, const Array& up
   return out;
 }
 
-std::vector<double> cross_entropy(const Array& logits, const std::vector<std::int32_t>& targets) {
+std::vector<double> cross_entropy(const Array& logits, const std::vector<std::int32_t>& targets,
+                                  const LogitForm& form) {
+  const auto shaped = [&](double z) {
+    z *= static_cast<double>(form.scale);
+    const auto cap = static_cast<double>(form.cap);
+    return cap > 0 ? cap * std::tanh(z / cap) : z;
+  };
   std::vector<double> losses;
   for (std::int64_t r = 0; r < logits.rows; ++r) {
     const std::int32_t target = targets[static_cast<std::size_t>(r)];
     double sum = 0;
-    for (std::int64_t c = 0; c < logits.cols; ++c) sum += std::exp(logits.at(r, c));
-    losses.push_back(target < 0 ? 0.0 : std::log(sum) - logits.at(r, target));
+    for (std::int64_t c = 0; c < logits.cols; ++c) sum += std::exp(shaped(logits.at(r, c)));
+    losses.push_back(target < 0 ? 0.0 : std::log(sum) - shaped(logits.at(r, target)));
   }
   return losses;
 }

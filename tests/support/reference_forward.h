@@ -33,10 +33,17 @@ double largest_difference(const Array& a, const Array& b);
 Array linear(const Array& x, const Array& weight, const std::vector<float>& bias);  ///< x·Wᵀ + b
 Array rms_norm(const Array& x, const std::vector<float>& weight, double eps,
                double offset);  ///< by weight.size()
+/// Each run of `features` columns centred and scaled; weight, bias: by their size, the same for all runs or
+/// not.
+Array layer_norm(const Array& x, std::int64_t features, const std::vector<float>& weight,
+                 const std::vector<float>& bias, double eps);
+Array activation(Activation kind, const Array& x);
 Array rotary(const Batch& batch, const Array& x, std::int64_t head_dim, const RotaryAngles& angles);
+/// key_bias: (heads, shape.key_bias_positions) in host memory, or empty.
 Array attention(const Batch& batch, const AttentionShape& shape, const Array& q, const Array& k,
-                const Array& v);
+                const Array& v, const std::vector<float>& key_bias = {});
 Array gated_activation(Activation activation, const Array& gate, const Array& up);
-std::vector<double> cross_entropy(const Array& logits, const std::vector<std::int32_t>& targets);
+std::vector<double> cross_entropy(const Array& logits, const std::vector<std::int32_t>& targets,
+                                  const LogitForm& form = {});
 
 }  // namespace gptq::reference

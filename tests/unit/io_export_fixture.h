@@ -58,11 +58,9 @@ class ExportTest : public ::testing::Test {
   static std::vector<QuantizedLayer> pattern_layers(const ModelWeights& model, const Recipe& recipe,
                                                     std::int64_t block) {
     std::vector<QuantizedLayer> layers;
-    for (const StageGroup& group : model.groups()) {
-      for (const LinearShape& shape : group.layers) {
-        const std::string module = block_prefix(model.architecture(), block) + shape.name;
-        if (recipe.selects(module)) layers.push_back(pattern_layer(module, shape, recipe.section_of(module)));
-      }
+    for (const LinearShape& shape : model.layout(block).layers()) {
+      const std::string module = block_prefix(model.architecture(), block) + shape.name;
+      if (recipe.selects(module)) layers.push_back(pattern_layer(module, shape, recipe.section_of(module)));
     }
     return layers;
   }

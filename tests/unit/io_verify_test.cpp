@@ -190,12 +190,10 @@ TEST_F(VerifyTest, WrappedZerosAreNoted) {
   Exporter exporter(job_, model, recipe, "abc");
   for (std::int64_t block = 0; block < 2; ++block) {
     std::vector<QuantizedLayer> layers;
-    for (const StageGroup& group : model.groups()) {
-      for (const LinearShape& shape : group.layers) {
-        layers.push_back(
-            pattern_layer(block_prefix(model.architecture(), block) + shape.name, shape, recipe.section()));
-        layers.back().zeros[0] = 0;
-      }
+    for (const LinearShape& shape : model.layout(block).layers()) {
+      layers.push_back(
+          pattern_layer(block_prefix(model.architecture(), block) + shape.name, shape, recipe.section()));
+      layers.back().zeros[0] = 0;
     }
     exporter.write_block(block, model.load_block(block), layers);
   }

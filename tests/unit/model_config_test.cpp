@@ -8,7 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
-#include "model/architectures.h"
+#include "model/block_layout.h"
 #include "model/rotary.h"
 #include "support/temp_directory.h"
 
@@ -52,16 +52,23 @@ std::string complaint_with(const json& changes) {
   return complaint(config.dump());
 }
 
+using Windows = std::vector<std::int64_t>;
+Windows windows(const ModelConfig& config) {
+  Windows result;
+  for (const ModelConfig::BlockAttention& block : config.attention) result.push_back(block.window);
+  return result;
+}
+
 TEST(ModelConfig, FillsInWhatIsNotGiven) {
   const ModelConfig config = read(smallest());
   EXPECT_EQ(config.num_key_value_heads, 4);
   EXPECT_EQ(config.head_dim, 16);
-  EXPECT_EQ(config.rope.type, "default");
-  EXPECT_FLOAT_EQ(config.rope.theta, 10000);
+  EXPECT_EQ(config.ropes.at(0).type, "default");
+  EXPECT_FLOAT_EQ(config.ropes.at(0).theta, 10000);
   EXPECT_EQ(config.activation, Activation::silu);
   EXPECT_FALSE(config.tie_word_embeddings);
   EXPECT_FALSE(config.quantized.present);
-  EXPECT_EQ(config.sliding_window, 0);
+  EXPECT_EQ(windows(config), (Windows{0, 0, 0}));
 }
 
 TEST(ModelConfig, NullCountsAsNotGiven) {
@@ -72,7 +79,7 @@ TEST(ModelConfig, NullCountsAsNotGiven) {
   }
   EXPECT_EQ(read(config).head_dim, 16);
   config["model_type"] = "mistral";
-  EXPECT_EQ(read(config).sliding_window, 0);
+  EXPECT_EQ(windows(read(config)), (Windows{0, 0, 0}));
 }
 
 TEST(ModelConfig, BothSpellingsOfRopeMeanTheSame) {
@@ -87,32 +94,33 @@ TEST(ModelConfig, BothSpellingsOfRopeMeanTheSame) {
       read_with({{"rope_theta", 500000.0}, {"rope_scaling", old_style}, {"torch_dtype", "float16"}});
   const ModelConfig b = read_with({{"rope_parameters", new_style}, {"dtype", "float16"}});
   EXPECT_EQ(make_rotary_angles(a, 100).cos, make_rotary_angles(b, 100).cos);
-  EXPECT_FLOAT_EQ(b.rope.theta, 500000);
-  EXPECT_EQ(b.rope.type, "llama3");
+  EXPECT_FLOAT_EQ(b.ropes.at(0).theta, 500000);
+  EXPECT_EQ(b.ropes.at(0).type, "llama3");
   EXPECT_EQ(a.dtype, DType::f16);
   EXPECT_EQ(b.dtype, DType::f16);
-  EXPECT_EQ(read_with({{"rope_scaling", {{"type", "linear"}, {"factor", 2}}}}).rope.type, "linear");
+  EXPECT_EQ(read_with({{"rope_scaling", {{"type", "linear"}, {"factor", 2}}}}).ropes.at(0).type, "linear");
 }
 
 TEST(ModelConfig, Windows) {
-  EXPECT_EQ(read_with({{"model_type", "llama"}, {"sliding_window", 8}}).sliding_window, 0);
-  EXPECT_EQ(read_with({{"model_type", "mistral"}, {"sliding_window", 8}}).sliding_window, 8);
+  EXPECT_EQ(windows(read_with({{"model_type", "llama"}, {"sliding_window", 8}})), (Windows{0, 0, 0}));
+  EXPECT_EQ(windows(read_with({{"model_type", "mistral"}, {"sliding_window", 8}})), (Windows{8, 8, 8}));
+  EXPECT_EQ(windows(read_with({{"model_type", "mistral"}})), (Windows{4096, 4096, 4096}))
+      << "absent is not null";
   const json qwen = {{"model_type", "qwen2"}, {"sliding_window", 8}, {"max_window_layers", 2}};
-  EXPECT_EQ(read_with(qwen).sliding_window, 0);  // use_sliding_window is off
+  EXPECT_EQ(windows(read_with(qwen)), (Windows{0, 0, 0}));  // use_sliding_window is off
   json used = qwen;
   used["use_sliding_window"] = true;
-  EXPECT_EQ(read_with(used).layer_is_sliding, (std::vector<std::uint8_t>{0, 0, 1}));
+  EXPECT_EQ(windows(read_with(used)), (Windows{0, 0, 8}));
   used["layer_types"] = {"sliding_attention", "full_attention", "full_attention"};
-  EXPECT_EQ(read_with(used).layer_is_sliding, (std::vector<std::uint8_t>{1, 0, 0}));
+  EXPECT_EQ(windows(read_with(used)), (Windows{8, 0, 0}));
 }
 
 TEST(ModelConfig, BiasesByFamily) {
   const auto has_bias = [](const json& changes) {
     const ModelConfig config = read_with(changes);
     std::vector<bool> result;
-    for (const StageGroup& group : stage_groups(find_architecture(config.model_type), config)) {
-      result.push_back(group.layers[0].bias);
-    }
+    const BlockLayout layout = make_layout(find_architecture(config.model_type), config, 0);
+    for (const BlockStep& step : layout.steps) result.push_back(step.groups.at(0).layers[0].bias);
     return result;
   };
   EXPECT_EQ(has_bias({{"model_type", "qwen2"}}), (std::vector<bool>{true, false, false, false}));
@@ -210,8 +218,9 @@ TEST(QuantizedModules, WhatCannotBeReadIsNamed) {
 TEST(ModelConfig, ComplaintsNameFileKeyAndExpectation) {
   EXPECT_THAT(complaint("{broken"), AllOf(HasSubstr("config.json"), HasSubstr("not valid JSON")));
   EXPECT_THAT(complaint("[1]"), AllOf(HasSubstr("config.json"), HasSubstr("object")));
-  EXPECT_THAT(complaint_with({{"model_type", "gpt2"}}),
-              AllOf(HasSubstr("gpt2"), HasSubstr("llama, mistral, qwen2, qwen3")));
+  EXPECT_THAT(complaint_with({{"model_type", "gptj"}}),
+              AllOf(HasSubstr("gptj"), HasSubstr("llama, mistral, qwen2, qwen3"), HasSubstr("stablelm"),
+                    HasSubstr("docs/add-an-architecture.md")));
   EXPECT_THAT(complaint_with({{"hidden_size", nullptr}}),
               AllOf(HasSubstr("hidden_size"), HasSubstr("required")));
   EXPECT_THAT(complaint_with({{"hidden_size", "64"}}), AllOf(HasSubstr("hidden_size"), HasSubstr("integer")));
@@ -221,8 +230,10 @@ TEST(ModelConfig, ComplaintsNameFileKeyAndExpectation) {
   EXPECT_THAT(complaint_with({{"hidden_act", "mish"}}), AllOf(HasSubstr("hidden_act"), HasSubstr("mish")));
   EXPECT_THAT(complaint_with({{"torch_dtype", "int8"}}), HasSubstr("torch_dtype"));
   EXPECT_THAT(complaint_with({{"rms_norm_eps", 0}}), HasSubstr("rms_norm_eps must be > 0"));
+  EXPECT_THAT(complaint_with({{"rope_scaling", {{"rope_type", "ntk"}, {"factor", 2}}}}),
+              AllOf(HasSubstr("rope_scaling.rope_type"), HasSubstr("ntk")));
   EXPECT_THAT(complaint_with({{"rope_scaling", {{"rope_type", "longrope"}, {"factor", 2}}}}),
-              AllOf(HasSubstr("rope_scaling.rope_type"), HasSubstr("longrope")));
+              HasSubstr("rope_scaling.short_factor is required"));
   EXPECT_THAT(complaint_with({{"rope_scaling", {{"rope_type", "linear"}}}}),
               HasSubstr("rope_scaling.factor"));
   const test::TempDirectory empty;

@@ -24,7 +24,8 @@ inline std::filesystem::path fixture_path(const std::string& name) {
 struct ExpectedLogits {
   Batch batch;
   std::vector<std::int32_t> ids;
-  reference::Array logits{0, 0};  // (tokens, vocab)
+  reference::Array logits{0, 0};            // (tokens, vocab)
+  reference::Array quantized_logits{0, 0};  // with the blocks' linears in 4 bits; none of the first families
 
   explicit ExpectedLogits(const std::string& name) {
     const TempDirectory folder;  // the reader wants its own file name
@@ -35,6 +36,8 @@ struct ExpectedLogits {
       batch.offsets.push_back(batch.offsets.back() + length);
     }
     logits = reference::from_matrix(expected.read("logits").matrix());
+    if (expected.contains("quantized_logits"))
+      quantized_logits = reference::from_matrix(expected.read("quantized_logits").matrix());
   }
 
  private:

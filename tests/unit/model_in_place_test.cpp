@@ -17,7 +17,7 @@ class DecoderBlockInPlace : public testing::TestWithParam<Place>, protected OnBa
   /// Runs the first block over two samples; `shared`: every group's input starts at the same address.
   std::string hidden_after_block(const ModelWeights& model, bool shared) const {
     const DType compute = GetParam().dtype;
-    const DeviceRotary rotary(backend(), make_rotary_angles(model.config(), 40));
+    const DevicePositions rotary(backend(), model.config(), 40);
     const BlockWeights weights = model.load_block(0);
     DecoderBlock block(backend(), model, weights, rotary, compute);
     const Batch batch{{0, 40, 57}};
@@ -27,19 +27,19 @@ class DecoderBlockInPlace : public testing::TestWithParam<Place>, protected OnBa
     const TestMatrix hidden(backend(), start, DType::f32);
 
     std::int64_t widest = 0;
-    for (std::int64_t group = 0; group < block.groups(); ++group)
-      widest = std::max(widest, block.group_width(group));
+    for (std::int64_t group = 0; group < block.steps(); ++group)
+      widest = std::max(widest, block.step_width(group));
     std::vector<TestMatrix> memory;
-    for (std::int64_t group = 0; group < block.groups(); ++group)
+    for (std::int64_t group = 0; group < block.steps(); ++group)
       memory.emplace_back(backend(), compute, batch.rows(), widest);
     const auto input = [&](std::int64_t group) {
       const TestMatrix& place = memory[shared ? 0 : static_cast<std::size_t>(group)];
-      const std::int64_t width = block.group_width(group);
+      const std::int64_t width = block.step_width(group);
       return Matrix{place.matrix().data, compute, batch.rows(), width, width};
     };
     block.enter(batch, hidden.matrix(), input(0));
-    for (std::int64_t group = 0; group < block.groups(); ++group) {
-      const bool last = group + 1 == block.groups();
+    for (std::int64_t group = 0; group < block.steps(); ++group) {
+      const bool last = group + 1 == block.steps();
       block.advance(group, batch, hidden.matrix(), input(group), last ? Matrix{} : input(group + 1));
     }
     EXPECT_TRUE(hidden.is_written());

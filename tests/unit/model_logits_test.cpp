@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <tuple>
@@ -37,8 +38,11 @@ double relative_gap(const Array& a, const Array& b) {
 
 using Fixture = std::tuple<std::string, const char*>;  // backend, model
 
-const char* const kFixtures[] = {"llama", "llama3", "mistral",   "mistral_linear",
-                                 "qwen2", "qwen3",  "qwen3_yarn"};
+const char* const kFixtures[] = {
+    "llama",      "llama3",      "mistral",   "mistral_linear", "qwen2",     "qwen3",
+    "qwen3_yarn", "gemma3_text", "gemma2",    "phi3",           "phi3_long", "olmo2",
+    "granite",    "smollm3",     "opt",       "gpt2",           "gpt_neox",  "gpt_neox_sequential",
+    "falcon_7b",  "falcon_40b",  "falcon_rw", "bloom",          "stablelm",  "stablelm_parallel"};
 
 class LogitsTest : public testing::TestWithParam<Fixture>, protected test::OnBackend {
  protected:
@@ -125,13 +129,13 @@ INSTANTIATE_TEST_SUITE_P(Fixtures, CpuLogitsTest,
                          testing::Combine(testing::Values("cpu"), testing::ValuesIn(kFixtures)),
                          name_of_fixture);
 
-/// One block of the Qwen3 fixture, whose attention width differs from the hidden size.
-class DecoderBlockTest : public test::BackendTest {
+/// The first block of fixtures whose blocks differ in form; Qwen3's attention width is not the hidden size.
+class DecoderBlockTest : public testing::TestWithParam<Fixture>, protected test::OnBackend {
  protected:
   void SetUp() override {
-    BackendTest::SetUp();
+    start(std::get<0>(GetParam()));
     if (IsSkipped() || HasFatalFailure()) return;
-    rotary_ = DeviceRotary(backend(), make_rotary_angles(model_.config(), 32));
+    rotary_ = DevicePositions(backend(), model_.config(), 32);
     block_ = std::make_unique<DecoderBlock>(backend(), model_, weights_, rotary_, DType::f32);
   }
 
@@ -150,26 +154,25 @@ class DecoderBlockTest : public test::BackendTest {
   std::string step_by_step(const std::function<Matrix(std::int64_t)>& input) const {
     const TestMatrix stream = hidden();
     block_->enter(expected_.batch, stream.matrix(), input(0));
-    for (std::int64_t g = 0; g < block_->groups(); ++g) {
-      const Matrix next = g + 1 < block_->groups() ? input(g + 1) : Matrix{};
+    for (std::int64_t g = 0; g < block_->steps(); ++g) {
+      const Matrix next = g + 1 < block_->steps() ? input(g + 1) : Matrix{};
       block_->advance(g, expected_.batch, stream.matrix(), input(g), next);
     }
     return stream.bytes();
   }
 
-  ExpectedLogits expected_{"qwen3"};
-  ModelWeights model_{test::fixture_path("qwen3")};
+  ExpectedLogits expected_{std::get<1>(GetParam())};
+  ModelWeights model_{test::fixture_path(std::get<1>(GetParam()))};
   BlockWeights weights_ = model_.load_block(0);
-  DeviceRotary rotary_;
+  DevicePositions rotary_;
   std::unique_ptr<DecoderBlock> block_;
 };
 
-TEST_P(DecoderBlockTest, GroupByGroupIsTheSameAsAtOnce) {
-  ASSERT_EQ(block_->groups(), 4);
+TEST_P(DecoderBlockTest, StepByStepIsTheSameAsAtOnce) {
   std::vector<TestMatrix> inputs;
-  for (std::int64_t g = 0; g < 4; ++g) {
-    EXPECT_EQ(block_->group_width(g), model_.groups()[static_cast<std::size_t>(g)].in_features);
-    inputs.emplace_back(backend(), DType::f32, expected_.batch.rows(), block_->group_width(g));
+  for (std::int64_t g = 0; g < block_->steps(); ++g) {
+    EXPECT_EQ(block_->step_width(g), model_.layout(0).steps[static_cast<std::size_t>(g)].width);
+    inputs.emplace_back(backend(), DType::f32, expected_.batch.rows(), block_->step_width(g));
   }
   EXPECT_EQ(step_by_step([&](std::int64_t g) { return inputs[static_cast<std::size_t>(g)].matrix(); }),
             forward(*block_));
@@ -179,10 +182,10 @@ TEST_P(DecoderBlockTest, GroupByGroupIsTheSameAsAtOnce) {
 TEST_P(DecoderBlockTest, InputAndNextInputMayShareMemory) {
   const std::int64_t rows = expected_.batch.rows();
   std::int64_t widest = 0;
-  for (std::int64_t g = 0; g < 4; ++g) widest = std::max(widest, block_->group_width(g));
+  for (std::int64_t g = 0; g < block_->steps(); ++g) widest = std::max(widest, block_->step_width(g));
   const TestMatrix memory(backend(), DType::f32, rows, widest);
   const auto view = [&](std::int64_t g) {
-    return Matrix{memory.matrix().data, DType::f32, rows, block_->group_width(g), block_->group_width(g)};
+    return Matrix{memory.matrix().data, DType::f32, rows, block_->step_width(g), block_->step_width(g)};
   };
   EXPECT_EQ(step_by_step(view), forward(*block_));
 }
@@ -204,21 +207,25 @@ struct ZeroLayer {
 
 TEST_P(DecoderBlockTest, AnExchangedWeightIsUsed) {
   const std::string before = forward(*block_);
-  for (const StageGroup& group : model_.groups()) {
-    for (const LinearShape& layer : group.layers) {
-      const std::vector<std::int64_t>& shape = weights_.at(layer.name + ".weight").shape;
-      const ZeroLayer zero(shape[0], shape[1]);
-      DecoderBlock block(backend(), model_, weights_, rotary_, DType::f32);
-      block.set_linear(layer.name, zero.view);
-      EXPECT_NE(forward(block), before) << layer.name;
-      block_->set_linear(layer.name, zero.view);
-    }
+  for (const LinearShape& layer : model_.layout(0).layers()) {
+    const std::vector<std::int64_t>& shape = weights_.at(layer.name + ".weight").shape;
+    const ZeroLayer zero(shape[0], shape[1]);
+    DecoderBlock block(backend(), model_, weights_, rotary_, DType::f32);
+    block.set_linear(layer.name, zero.view);
+    EXPECT_NE(forward(block), before) << layer.name;
+    block_->set_linear(layer.name, zero.view);
   }
-  // Without its layers a block adds nothing to the residual stream.
-  EXPECT_EQ(forward(*block_), hidden().bytes());
+  // Without its layers a block adds nothing to the residual stream but its biases.
+  const std::vector<LinearShape> layers = model_.layout(0).layers();
+  const bool biased = std::any_of(layers.begin(), layers.end(), [](const auto& layer) { return layer.bias; });
+  EXPECT_EQ(forward(*block_) == hidden().bytes(), !biased);
 }
 
-GPTQ_BACKEND_SUITE(DecoderBlockTest);
+INSTANTIATE_TEST_SUITE_P(Fixtures, DecoderBlockTest,
+                         testing::Combine(testing::ValuesIn(test::test_backends()),
+                                          testing::Values("qwen3", "gemma3_text", "olmo2", "gpt_neox",
+                                                          "stablelm_parallel")),
+                         name_of_fixture);
 
 }  // namespace
 }  // namespace gptq

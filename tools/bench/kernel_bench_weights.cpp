@@ -72,7 +72,7 @@ Case cross_entropy(const Bench& bench) {
             Prepared prepared;
             prepared.run = [&bench, data] {
               bench.kernels().cross_entropy(data->batch, data->x.matrix, *data->head, data->targets,
-                                            data->losses);
+                                            data->losses, {});
             };
             prepared.problem = [data] {
               const bool good = std::all_of(data->losses.begin(), data->losses.end(),

@@ -50,9 +50,9 @@ std::vector<TensorRecipe> model_recipe(const Architecture& architecture, const M
       config.tie_word_embeddings ? std::max(6.0f / static_cast<float>(hidden), 0.01f) : 1.0f;
   const float residual = embedding * inverse_root(2 * config.num_hidden_layers);
   const auto weight = [](std::string_view module) { return std::string(module) + ".weight"; };
-  const auto norm = [&](const std::string& module, std::int64_t size) {
+  const auto norm = [&](const std::string& tensor, std::int64_t size) {
     // A few channels are much larger than the rest, as in every trained model.
-    return TensorRecipe{.name = weight(module),
+    return TensorRecipe{.name = tensor,
                         .shape = {size},
                         .offset = 1 - a.norm_weight_offset,
                         .scale = 0.1f,
@@ -60,33 +60,27 @@ std::vector<TensorRecipe> model_recipe(const Architecture& architecture, const M
   };
   std::vector<TensorRecipe> tensors;
   tensors.push_back({.name = weight(a.embedding), .shape = {config.vocab_size, hidden}, .scale = embedding});
-  const std::vector<StageGroup> groups = stage_groups(a, config);
   for (std::int64_t block = 0; block < config.num_hidden_layers; ++block) {
     const std::string prefix = block_prefix(a, block);
-    tensors.push_back(norm(prefix + std::string(a.attention_norm), hidden));
-    tensors.push_back(norm(prefix + std::string(a.mlp_norm), hidden));
-    for (const std::string_view head_norm : {a.q_norm, a.k_norm}) {
-      if (!head_norm.empty()) tensors.push_back(norm(prefix + std::string(head_norm), config.head_dim));
-    }
-    for (const StageGroup& group : groups) {
-      for (const LinearShape& layer : group.layers) {
-        const bool writes_residual = layer.name == a.o || layer.name == a.down;
-        const bool feeds_one = layer.name == a.v || layer.name == a.up;
-        const float out = writes_residual ? residual : 1.0f;
-        tensors.push_back({.name = weight(prefix + layer.name),
-                           .shape = {layer.out_features, layer.in_features},
-                           .scale = 0.9f * out * inverse_root(layer.in_features),
-                           .common = 0.3f * out * inverse_root(layer.in_features),
-                           .row_outlier = feeds_one ? 3.0f : 1.0f,
-                           .column_outlier = 2});
-        if (layer.bias) {
-          tensors.push_back(
-              {.name = prefix + layer.name + ".bias", .shape = {layer.out_features}, .scale = 0.1f * out});
-        }
+    const BlockLayout layout = make_layout(a, config, block);
+    for (const TensorShape& each : layout.norms) tensors.push_back(norm(prefix + each.name, each.shape[0]));
+    for (const LinearShape& layer : layout.layers()) {
+      const bool writes_residual = layer.name == a.o || layer.name == a.down;
+      const bool feeds_one = layer.name == a.v || layer.name == a.up;
+      const float out = writes_residual ? residual : 1.0f;
+      tensors.push_back({.name = weight(prefix + layer.name),
+                         .shape = {layer.out_features, layer.in_features},
+                         .scale = 0.9f * out * inverse_root(layer.in_features),
+                         .common = 0.3f * out * inverse_root(layer.in_features),
+                         .row_outlier = feeds_one ? 3.0f : 1.0f,
+                         .column_outlier = 2});
+      if (layer.bias) {
+        tensors.push_back(
+            {.name = prefix + layer.name + ".bias", .shape = {layer.out_features}, .scale = 0.1f * out});
       }
     }
   }
-  tensors.push_back(norm(std::string(a.final_norm), hidden));
+  tensors.push_back(norm(weight(a.final_norm), hidden));
   if (!config.tie_word_embeddings) {
     // The head knows the embedding a little: the token that was just read gets a logit of about 4 more.
     tensors.push_back({.name = weight(a.head),

@@ -132,6 +132,11 @@ void soft_cap(float* x, float scale, float cap, index n) {
   for (index i = 0; i < n; ++i) x[i] = cap * tanh_of(x[i] * inner);
 }
 
+void add_bias(float* x, float scale, const float* bias, index n) {
+#pragma omp simd
+  for (index i = 0; i < n; ++i) x[i] = x[i] * scale + bias[i];
+}
+
 void log_sum_step(const float* logits, index n, float* maximum, double* sum) {
   const float top = largest(logits, n, *maximum);
   float part = 0;
@@ -144,6 +149,6 @@ void log_sum_step(const float* logits, index n, float* maximum, double* sum) {
 }  // namespace
 
 extern const SoftmaxTable softmax_table;
-const SoftmaxTable softmax_table = {step<float>, step<uint16_t>, soft_cap, log_sum_step};
+const SoftmaxTable softmax_table = {step<float>, step<uint16_t>, soft_cap, add_bias, log_sum_step};
 
 }  // namespace gptq::GPTQ_ISA

@@ -33,6 +33,8 @@ struct SoftmaxTable {
                     std::uint16_t* weights);
   /// x = cap * tanh(scale * x / cap)
   void (*soft_cap)(float* x, float scale, float cap, std::int64_t n);
+  /// x = scale * x + bias, element by element
+  void (*add_bias)(float* x, float scale, const float* bias, std::int64_t n);
   /// Adds n logits to a running (maximum, sum of exp(logit - maximum)). Start: kLowestScore, 0.
   void (*log_sum_step)(const float* logits, std::int64_t n, float* maximum, double* sum);
 };
