@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "model/block_layout.h"
 
 namespace gptq::synthetic {
 namespace {
