@@ -151,15 +151,16 @@ class Reader {
       return result;
     }
     if (shared_ > 0)
-      add_mlp("shared_in", "shared_out", family_.latent ? "mlp.shared_experts." : "mlp.shared_expert.", shared_,
-              result);
+      add_mlp("shared_in", "shared_out", family_.latent ? "mlp.shared_experts." : "mlp.shared_expert.",
+              shared_, result);
     add_experts(result);
     return result;
   }
 
   void add_attention(BlockLayout& result) const {
     const ModelConfig& c = config();
-    const std::int64_t queries = c.num_attention_heads * c.head_dim, keys = c.num_key_value_heads * c.head_dim;
+    const std::int64_t queries = c.num_attention_heads * c.head_dim,
+                       keys = c.num_key_value_heads * c.head_dim;
     result.steps.push_back(step({"attention_in",
                                  0,
                                  c.hidden_size,
@@ -167,12 +168,9 @@ class Reader {
                                   linear("self_attn.k_proj", keys, c.hidden_size, c.qkv_bias),
                                   linear("self_attn.v_proj", keys, c.hidden_size, c.qkv_bias)}},
                                 false));
-    result.steps.push_back(step({"attention_out",
-                                 0,
-                                 queries,
-                                 {linear("self_attn.o_proj", c.hidden_size, queries, c.o_bias)},
-                                 true},
-                                true));
+    result.steps.push_back(step(
+        {"attention_out", 0, queries, {linear("self_attn.o_proj", c.hidden_size, queries, c.o_bias)}, true},
+        true));
     if (!family_.head_norms) return;
     for (const char* const name : {"self_attn.q_norm.weight", "self_attn.k_norm.weight"})
       result.norms.push_back({name, {c.head_dim}});
@@ -191,12 +189,14 @@ class Reader {
     const std::int64_t before = q_rank_ > 0 ? q_rank_ : queries;
     BlockStep latent{before + kv_rank_ + rope_, {}, false};
     if (q_rank_ > 0)
-      latent.groups.push_back({"q_latent", 0, q_rank_, {linear("self_attn.q_b_proj", queries, q_rank_)}, false});
-    latent.groups.push_back({"kv_latent",
-                             before,
-                             kv_rank_,
-                             {linear("self_attn.kv_b_proj", heads * (nope_ + model_.value_features), kv_rank_)},
-                             false});
+      latent.groups.push_back(
+          {"q_latent", 0, q_rank_, {linear("self_attn.q_b_proj", queries, q_rank_)}, false});
+    latent.groups.push_back(
+        {"kv_latent",
+         before,
+         kv_rank_,
+         {linear("self_attn.kv_b_proj", heads * (nope_ + model_.value_features), kv_rank_)},
+         false});
     result.steps.push_back(std::move(latent));
     result.steps.push_back(
         step({"attention_out", 0, values, {linear("self_attn.o_proj", hidden, values, bias)}, true}, true));
@@ -207,12 +207,12 @@ class Reader {
   void add_mlp(const char* in, const char* out, const std::string& prefix, std::int64_t inner,
                BlockLayout& result) const {
     const std::int64_t hidden = config().hidden_size;
-    result.steps.push_back(step({in,
-                                 0,
-                                 hidden,
-                                 {linear(prefix + "gate_proj", inner, hidden),
-                                  linear(prefix + "up_proj", inner, hidden)}},
-                                false));
+    result.steps.push_back(
+        step({in,
+              0,
+              hidden,
+              {linear(prefix + "gate_proj", inner, hidden), linear(prefix + "up_proj", inner, hidden)}},
+             false));
     // What a shared expert gives may pass a gate of its own first (Qwen2-MoE).
     const bool adds = std::string_view(out) == "mlp_out" || family_.latent;
     result.steps.push_back(step({out, 0, inner, {linear(prefix + "down_proj", hidden, inner)}, adds}, true));
@@ -220,7 +220,8 @@ class Reader {
 
   void add_experts(BlockLayout& result) const {
     const std::int64_t hidden = config().hidden_size;
-    StageGroup in{"experts_in", 0, hidden, {linear(family_.gate, inner_, hidden), linear(family_.up, inner_, hidden)}};
+    StageGroup in{
+        "experts_in", 0, hidden, {linear(family_.gate, inner_, hidden), linear(family_.up, inner_, hidden)}};
     StageGroup out{"experts_out", 0, inner_, {linear(family_.down, hidden, inner_)}};
     in.experts = out.experts = experts_;
     result.steps.push_back(step(std::move(in), false));
@@ -228,7 +229,8 @@ class Reader {
     result.norms.push_back({std::string(family_.router) + ".weight", {experts_, hidden}});
     if (family_.model_type == "deepseek_v3")
       result.norms.push_back({"mlp.gate.e_score_correction_bias", {experts_}});
-    if (family_.model_type == "qwen2_moe") result.norms.push_back({"mlp.shared_expert_gate.weight", {1, hidden}});
+    if (family_.model_type == "qwen2_moe")
+      result.norms.push_back({"mlp.shared_expert_gate.weight", {1, hidden}});
   }
 
   const ExpertFamily& family_;

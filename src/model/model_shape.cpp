@@ -70,10 +70,9 @@ ModelShape::ModelShape(const std::filesystem::path& model_directory, bool rotate
     layouts_ = std::move(experts->layouts);
     experts_per_token_ = experts->experts_per_token;
     eight_bit_ = experts->eight_bit;
-    flops_of_pair_ = 2 * static_cast<double>(config_.num_attention_heads * (experts->key_features +
-                                                                           experts->value_features));
-    query_key_columns_ =
-        (config_.num_attention_heads + config_.num_key_value_heads) * experts->key_features;
+    flops_of_pair_ = 2 * static_cast<double>(config_.num_attention_heads *
+                                             (experts->key_features + experts->value_features));
+    query_key_columns_ = (config_.num_attention_heads + config_.num_key_value_heads) * experts->key_features;
   } else {
     config_ = read_model_config(model_directory);
     architecture_ = find_architecture(config_.model_type);
@@ -116,8 +115,8 @@ void ModelShape::add_up_source() {
     for (const BlockStep& step : block.steps) {
       for (const StageGroup& group : step.groups) {
         for (const LinearShape& layer : group.layers) {
-          source_bytes_ += copies_of(group) *
-                           (stored_bytes("", layer) - element * layer.out_features * layer.in_features);
+          source_bytes_ +=
+              copies_of(group) * (stored_bytes("", layer) - element * layer.out_features * layer.in_features);
         }
       }
     }

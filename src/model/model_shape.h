@@ -57,7 +57,7 @@ class ModelShape {
   bool has_weights_ = false;
   bool rotated_ = false;
   bool quantizable_ = true;
-  bool has_head_ = false;  ///< the source has a tensor of the head's own
+  bool has_head_ = false;   ///< the source has a tensor of the head's own
   bool eight_bit_ = false;  ///< its linears are stored as f8 with a scale for each 128 x 128
   std::int64_t experts_per_token_ = 0;
   double flops_of_pair_ = 0;

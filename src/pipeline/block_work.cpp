@@ -111,11 +111,13 @@ void BlockWork::add_attention(const TokenShare::Part& part, WorkList& work) cons
   const ModelConfig& config = model_.config();
   double passes = config.positions == Positions::rotary ? 1 : 0;
   if (config.head_norm != HeadNorm::none) passes += 1;
-  if (config.qkv_form == QkvForm::by_head || config.qkv_form == QkvForm::by_group) passes += 1;  // taken apart
+  if (config.qkv_form == QkvForm::by_head || config.qkv_form == QkvForm::by_group)
+    passes += 1;  // taken apart
   if (passes > 0) work.push_back(rows(passes * 2 * element_ * whole(model_.query_key_columns()), part));
   const std::int64_t window = config.attention[static_cast<std::size_t>(block_)].window;
   const double chunks = whole(std::max<std::int64_t>(1, part.chunks));
-  work.push_back({typed("attention"), model_.flops_of_pair() * part.pairs(window) / chunks, whole(part.chunks)});
+  work.push_back(
+      {typed("attention"), model_.flops_of_pair() * part.pairs(window) / chunks, whole(part.chunks)});
 }
 
 /// What goes over the residual stream once the step's linear has been added to it.

@@ -91,19 +91,19 @@ class BlockWork {
   WorkList decode() const;
   WorkList pack_dense() const, pack_experts() const;  ///< by the root, and by each rank
 
-  double sum_bytes(std::int64_t group) const;     ///< integers that ranks add
-  double factor_bytes(std::int64_t group) const;  ///< of R
-  double code_bytes(std::int64_t group) const;    ///< that ranks gather: all variants
-  double exchange_bytes(const TokenShare::Part& part) const;      ///< rows that a rank sends to experts
-  double return_bytes(const TokenShare::Part& part) const;        ///< and gets back
+  double sum_bytes(std::int64_t group) const;                 ///< integers that ranks add
+  double factor_bytes(std::int64_t group) const;              ///< of R
+  double code_bytes(std::int64_t group) const;                ///< that ranks gather: all variants
+  double exchange_bytes(const TokenShare::Part& part) const;  ///< rows that a rank sends to experts
+  double return_bytes(const TokenShare::Part& part) const;    ///< and gets back
   // Rows that move where the activations do not lie where the kernels run.
   double enter_bytes(const TokenShare::Part& part) const;
   double advance_bytes(std::int64_t step, const TokenShare::Part& part) const;
   double summed_bytes(std::int64_t group, const TokenShare::Part& part) const;
 
-  double shared_bytes() const;  ///< of the files, what every rank of the stage reads
-  double own_bytes() const;     ///< and what one reads alone: its experts
-  double written_bytes() const;     ///< of the output, by the root
+  double shared_bytes() const;       ///< of the files, what every rank of the stage reads
+  double own_bytes() const;          ///< and what one reads alone: its experts
+  double written_bytes() const;      ///< of the output, by the root
   double own_written_bytes() const;  ///< and by each rank: its experts
 
  private:

@@ -20,7 +20,8 @@ std::vector<std::string> notes_of(const Forecast& forecast) {
   std::vector<std::string> notes;
   if (!forecast.quantizable) {
     notes.push_back(
-        "a forecast by shapes alone: quantize does not run this family yet, and routing is taken to be uniform");
+        "a forecast by shapes alone: quantize does not run this family yet, and routing is taken to be "
+        "uniform");
   }
   if (forecast.choice.grid.stages > 1)
     notes.push_back("a forecast of a schedule: this version of quantize runs one stage");

@@ -115,7 +115,8 @@ std::string against(const Candidate& other, const Candidate& best) {
                        bytes_text(static_cast<std::int64_t>(best.simulated->read_bytes)));
   }
   if (other.simulated && other.simulated->seconds < best.simulated->seconds)
-    why += fmt::format("{} less than the chosen one, but this version runs one stage", why.empty() ? ":" : ";");
+    why +=
+        fmt::format("{} less than the chosen one, but this version runs one stage", why.empty() ? ":" : ";");
   return grid + " " + least + why;
 }
 
@@ -212,6 +213,7 @@ Forecast choose(const PlanRequest& request, const Machine& machine, const GridWi
     if (!eligible(candidate)) consider(candidate);
   Forecast forecast{best->choice, best->plan,           *best->simulated,
                     machine.name, machine.provenance(), reasons_of(*best, candidates, too_large)};
+  forecast.bound = best->bound;
   forecast.quantizable = request.model.quantizable();
   forecast.uncounted_copies =
       best->plan.activation_place == Place::host && !machine.is_cpu() && machine.device.copy == 0;

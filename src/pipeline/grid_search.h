@@ -21,6 +21,7 @@ struct Forecast {
   std::string machine;               ///< its name
   std::string provenance;            ///< where its figures come from; a data sheet is named as such
   std::vector<std::string> reasons;  ///< for this grid and against others
+  double bound = 0;                  ///< seconds that no schedule of this grid can beat
   bool uncounted_copies = false;     ///< activations move at a rate that the machine does not say
   bool quantizable = true;           ///< false: no version of the program runs this family yet
 };

@@ -222,7 +222,7 @@ class KernelTimer {
     const std::vector<std::int32_t> targets(static_cast<std::size_t>(rows), 1);
     std::vector<double> losses(targets.size());
     time("loss", 2 * static_cast<double>(rows * vocabulary * hidden),
-         [&] { kernels_.cross_entropy(batch, x.matrix(), *head, targets, losses); });
+         [&] { kernels_.cross_entropy(batch, x.matrix(), *head, targets, losses, model_.config().logits); });
   }
 
   /// One thread's work on bytes: looking through weights as loading does, packing and hashing codes.

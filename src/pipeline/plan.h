@@ -60,8 +60,8 @@ struct Plan {
   HostMemory host;
   DeviceMemory device_memory;  ///< zeros if the device has none of its own
 
-  std::int64_t read_bytes = 0;        ///< source model, per rank
-  std::int64_t block_read_bytes = 0;  ///< of it, the blocks
+  std::int64_t read_bytes = 0;         ///< source model, per rank
+  std::int64_t block_read_bytes = 0;   ///< of it, the blocks
   std::int64_t expert_read_bytes = 0;  ///< of the source, the experts, by all ranks
   std::int64_t output_bytes = 0;
   std::int64_t reduced_bytes = 0;     ///< integers summed over ranks during the job, per rank
@@ -73,7 +73,8 @@ struct Plan {
 
   /// Wall seconds if every rank computes at this rate (FLOP/s); ranks without samples do not count.
   double seconds(double flops_per_rank) const;
-  /// flops_per_rank: 0: not known; below 0: not a word about time. disk_speed: bytes/s that all ranks together write.
+  /// flops_per_rank: 0: not known; below 0: not a word about time. disk_speed: bytes/s that all ranks
+  /// together write.
   std::string text(double flops_per_rank, double disk_speed) const;
 };
 

@@ -75,7 +75,8 @@ std::int64_t staging_bytes(const MemoryQuestion& q) {
   return streams * 2 * q.largest_chunk * (4 * q.hidden_size + element(q) * q.block.widest_input) + held_out;
 }
 
-/// An expert's rows at its owner: what comes, what goes into its last linear, what goes home; of both streams.
+/// An expert's rows at its owner: what comes, what goes into its last linear, what goes home; of both
+/// streams.
 std::int64_t expert_row_bytes(const MemoryQuestion& q) {
   if (q.routed_rows == 0) return 0;
   const std::int64_t inner = q.block.groups.back().in_features;

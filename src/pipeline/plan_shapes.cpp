@@ -87,7 +87,8 @@ class BlockMeasure {
         GroupShape& g = shape_.groups.emplace_back();
         g.in_features = group.in_features;
         g.experts = group.experts;
-        g.scale_groups = scale_groups_of(group.in_features, recipe_.section());  // more, where a layer has more
+        g.scale_groups =
+            scale_groups_of(group.in_features, recipe_.section());  // more, where a layer has more
         for (const LinearShape& layer : group.layers) add_layer(layer, g);
         add_correction(group, step, job_, recipe_, prefix_, g);
       }

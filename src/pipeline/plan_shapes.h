@@ -35,8 +35,8 @@ struct BlockShape {
   std::int64_t linears = 0;
   std::int64_t quantized_layers = 0;
   std::int64_t source_bytes = 0;
-  std::int64_t loaded_bytes = 0;      ///< in the host's memory: turned weights to quantize are f32
-  std::int64_t saved_bytes = 0;       ///< source minus output
+  std::int64_t loaded_bytes = 0;  ///< in the host's memory: turned weights to quantize are f32
+  std::int64_t saved_bytes = 0;   ///< source minus output
   std::int64_t expert_source_bytes = 0, expert_saved_bytes = 0;
   std::int64_t padded_columns = 0;    ///< elements that rows of a multiple of 8 add
   std::int64_t widest_biased = 0;     ///< outputs of the widest linear with a bias; 0: none has one

@@ -85,8 +85,7 @@ class JobExpander {
     for (Lane* lane : lanes().stage(0)) {
       const double streams = reference_ == ReferenceStream::all ? 2 : 1;
       const auto tokens = static_cast<double>(lane->share.all.tokens);
-      operations_.compute(*lane, "embed",
-                          {{"decode", table, 1}, {"rows", streams * tokens * hidden * 6, 1}});
+      operations_.compute(*lane, "embed", {{"decode", table, 1}, {"rows", streams * tokens * hidden * 6, 1}});
     }
   }
 
@@ -106,10 +105,12 @@ class JobExpander {
 
   /// The rows that experts need, and what they give, go through all ranks of the stage.
   void to_experts(int stage, const BlockWork& work, double streams) {
-    route(stage, streams, [&](const Lane& lane) { return work.exchange_bytes(lane.share.all); }, work);
+    route(
+        stage, streams, [&](const Lane& lane) { return work.exchange_bytes(lane.share.all); }, work);
   }
   void from_experts(int stage, const BlockWork& work, double streams) {
-    route(stage, streams, [&](const Lane& lane) { return work.return_bytes(lane.share.all); }, work);
+    route(
+        stage, streams, [&](const Lane& lane) { return work.return_bytes(lane.share.all); }, work);
   }
   void route(int stage, double streams, const std::function<double(const Lane&)>& bytes,
              const BlockWork& work) {

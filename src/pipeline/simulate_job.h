@@ -28,7 +28,7 @@ struct SimulatedJob {
   std::map<std::string, double> critical;  ///< seconds by phase of the chain that decides the time
   double least_idle = 0, most_idle = 0;    ///< shares of a rank's time in which it waits for others
   LinkBytes links;
-  double read_bytes = 0;  ///< from the file system, by all nodes
+  double read_bytes = 0;         ///< from the file system, by all nodes
   std::int64_t checkpoints = 0;  ///< written on the way
   std::int64_t operations = 0;
   std::vector<std::string> order;  ///< the phases of rank 0 in their order, one entry an operation of it

@@ -14,6 +14,7 @@ namespace {
 using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::Not;
 
 constexpr double kFast = 1e30;
 constexpr std::int64_t kHidden = 64, kInner = 192, kBlocks = 6;
@@ -177,6 +178,73 @@ TEST_F(ForecastOfAJob, ReplicasAreChosenAndTheReasonsSaid) {
               AllOf(HasSubstr("NOT measured: a test"), HasSubstr("1 stage(s) x 4 replica(s)"),
                     HasSubstr("2 x 2 would take"), HasSubstr("one stage works at a time")));
   EXPECT_EQ(choose(request(4), machine_, parse_grid("2x2")).choice.grid, (GridShape{2, 2}));
+}
+
+TEST_F(ForecastOfAJob, WhatReadingLimitsIsSaidAndStagesAreNotChosenThatCannotRun) {
+  machine_.node.ranks = 1;
+  machine_.files.all = kBlocks * 4 * kParameters;  // a second for each node that reads all
+  set_rate("linear.f32", 1e12);
+  const Forecast forecast = choose(request(4), machine_, {});
+  EXPECT_EQ(forecast.choice.grid, (GridShape{1, 4}));
+  EXPECT_THAT(forecast.simulated.limited_by(), HasSubstr("reading files: 9"));
+  EXPECT_THAT(forecast_text(forecast), AllOf(HasSubstr("4 x 1 would take"),
+                                             HasSubstr("less than the chosen one, but this version runs"),
+                                             Not(HasSubstr("a forecast of a schedule"))));
+  const Forecast asked = choose(request(4), machine_, {4, 1});
+  EXPECT_LT(asked.simulated.seconds, forecast.simulated.seconds / 2);
+  EXPECT_THAT(forecast_text(asked), HasSubstr("a forecast of a schedule: this version of quantize runs one"));
+}
+
+TEST_F(ForecastOfAJob, TheBoundIsNoMoreThanTheSimulatedTime) {
+  for (const char* kernel : {"linear.f32", "hessian.f32", "solve", "decode"}) {
+    machine_ = fast_machine();
+    set_rate(kernel, 1e8);
+    machine_.files.all = 3e6;
+    for (const GridShape& grid : {GridShape{1, 8}, {2, 4}, {3, 2}, {6, 1}}) {
+      const PlanRequest asked = request(grid.ranks());
+      const Forecast forecast = choose(asked, machine_, {grid.stages, grid.replicas});
+      EXPECT_GE(forecast.simulated.seconds, forecast.bound) << kernel << " " << grid.stages;
+      EXPECT_GT(forecast.bound, 0);
+    }
+  }
+}
+
+TEST_F(ForecastOfAJob, CheckpointsAreWrittenAsOftenAsTheIntervalAsks) {
+  job_.checkpoint.enabled = true;
+  job_.checkpoint.interval = 1;
+  set_rate("linear.f32", kBlocks * 2 * kParameters * kTokens / 3.5);  // the job takes 3.75 s
+  EXPECT_EQ(simulated({1, 1}).checkpoints, 3);
+  const double without = simulated({1, 1}).seconds;
+  machine_.files.cached = 4.0 * kHidden * kTokens;  // a copy takes a second
+  EXPECT_NEAR(simulated({1, 1}).seconds, without + 3, 1e-3);
+  machine_.files.cached = kFast;
+  machine_.files.write_all =
+      4.0 * kHidden * kTokens / 4;  // writing takes four: longer than the way to the next
+  EXPECT_GT(simulated({1, 1}).seconds, without + 2);
+  job_.checkpoint.interval = 100;
+  EXPECT_EQ(simulated({1, 1}).checkpoints, 0);
+}
+
+TEST_F(ForecastOfAJob, RowsThatLieOnTheHostAreCopiedBesideTheKernels) {
+  machine_.device = {"test", 1'000'000'000'000, 0, 0, 0};
+  job_.compute.activations = "host";
+  const double without = work_seconds({1, 1});
+  machine_.device.copy = 1e6;
+  // Each step's input is written once and read twice, by the sum and by its linears; the stream is read by
+  // four norms and linears, and written by two of these.
+  const double rows = 3 * 4.0 * (3 * kHidden + kInner) + 4.0 * kHidden * (1 + 2 + 2);
+  EXPECT_NEAR(work_seconds({1, 1}) - without, kBlocks * kTokens * rows / 1e6, 1e-6 * rows * kTokens);
+  const PlanRequest asked = request(1);
+  EXPECT_THAT(forecast_text(choose(asked, machine_, {})), Not(HasSubstr("copies is not counted")));
+  machine_.device.copy = 0;
+  EXPECT_THAT(forecast_text(choose(asked, machine_, {})), HasSubstr("copies is not counted"));
+}
+
+TEST_F(ForecastOfAJob, NodesWithoutALinkBetweenThemAreRefused) {
+  machine_.fabric = {};
+  machine_.node.ranks = 2;
+  EXPECT_NO_THROW(request(2));
+  EXPECT_THROW(request(4), UsageError);
 }
 
 TEST_F(ForecastOfAJob, AGridThatTheRanksCannotMakeIsRefusedWithTheNearest) {
