@@ -13,17 +13,17 @@ folder="${2:-$CACHE_DIR/scaling}"
 mkdir -p "$folder"
 cd "$REPO_DIR" # descriptions and configs are named from here
 
-# plan MODEL RANKS: the plan of a model on so many H100.
+# plan MODEL RANKS [SAMPLES]: the plan of a model on so many H100.
 plan() {
   log "$1 on $2 ranks"
   "$GPTQ_HPC" plan configs/models/plan.yaml --set "model.path=configs/models/$1" --machine h100-8 --ranks "$2" \
-    --samples 512x2048 --json "$folder/$1-$2.json" 2>&1 | tee "$folder/$1-$2.txt"
+    --samples "${3:-512x2048}" --json "$folder/$1-$2.json" 2>&1 | tee "$folder/$1-$2.txt"
 }
 
-# curve MODEL FIRST: strong scaling up to 1,024 ranks.
+# curve MODEL FIRST: strong scaling up to 1,024 ranks, with a sample for each.
 curve() {
   log "$1 on $2 to 1024 ranks"
-  "$GPTQ_HPC" plan configs/models/plan.yaml --set "model.path=configs/models/$1" --machine h100-8 --samples 512x2048 \
+  "$GPTQ_HPC" plan configs/models/plan.yaml --set "model.path=configs/models/$1" --machine h100-8 --samples 1024x2048 \
     --scaling "$2..1024" --csv "$folder/$1.csv" >/dev/null
 }
 
@@ -31,11 +31,16 @@ plans() {
   plan llama-3-8b 1
   plan llama-3-70b 8
   plan llama-3-405b 64
+  plan deepseek-v3 64
+  plan deepseek-v3 512
+  plan kimi-k2 1024 1024x2048
   curve llama-3-8b 1
   curve llama-3-70b 1
   curve llama-3-405b 1
+  curve deepseek-v3 1
   python3 tools/plot_scaling.py --output "$folder/scaling.svg" "Llama-3-8B=$folder/llama-3-8b.csv" \
-    "Llama-3-70B=$folder/llama-3-70b.csv" "Llama-3-405B=$folder/llama-3-405b.csv"
+    "Llama-3-70B=$folder/llama-3-70b.csv" "Llama-3-405B=$folder/llama-3-405b.csv" \
+    "DeepSeek-V3=$folder/deepseek-v3.csv"
   log "written to $folder"
 }
 

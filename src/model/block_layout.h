@@ -16,9 +16,6 @@ struct StageGroup {
   std::vector<LinearShape> layers;
   /// What its layer gives is added to the residual stream as it is: no norm or factor stands between.
   bool adds_to_residual = false;
-  /// 0: every token passes. Else the layers are those of one expert of so many, each with a Hessian of its
-  /// own (of forecasts only: no family that runs has them yet).
-  std::int64_t experts = 0;
 };
 
 /// What a block does between two states (hidden, x): its groups' inputs lie side by side in x.

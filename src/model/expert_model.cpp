@@ -113,6 +113,7 @@ class Reader {
   void read_experts() {
     experts_ = fields_.positive(std::string(family_.experts_key));
     inner_ = fields_.positive(std::string(family_.inner_key));
+    model_.experts = experts_;
     model_.experts_per_token = fields_.positive("num_experts_per_tok");
     if (model_.experts_per_token > experts_)
       fields_.reject("num_experts_per_tok", fmt::format("must not exceed {}", family_.experts_key));
@@ -221,9 +222,8 @@ class Reader {
   void add_experts(BlockLayout& result) const {
     const std::int64_t hidden = config().hidden_size;
     StageGroup in{
-        "experts_in", 0, hidden, {linear(family_.gate, inner_, hidden), linear(family_.up, inner_, hidden)}};
-    StageGroup out{"experts_out", 0, inner_, {linear(family_.down, hidden, inner_)}};
-    in.experts = out.experts = experts_;
+        kExpertsIn, 0, hidden, {linear(family_.gate, inner_, hidden), linear(family_.up, inner_, hidden)}};
+    StageGroup out{kExpertsOut, 0, inner_, {linear(family_.down, hidden, inner_)}};
     result.steps.push_back(step(std::move(in), false));
     result.steps.push_back(step(std::move(out), true));
     result.norms.push_back({std::string(family_.router) + ".weight", {experts_, hidden}});

@@ -14,10 +14,15 @@ struct ExpertModel {
   ModelConfig config;  ///< what plans use of it: sizes, heads, types
   Architecture architecture;
   std::vector<BlockLayout> layouts;  ///< of each block
+  std::int64_t experts = 0;          ///< of a block that has any
   std::int64_t experts_per_token = 0;
   std::int64_t key_features = 0, value_features = 0;  ///< of a head's scores, and of what they weigh
   bool eight_bit = false;  ///< quantization_config says fp8, in blocks with a scale each
 };
+
+/// Names of the groups that stand for all experts of a block.
+constexpr const char* kExpertsIn = "experts_in";
+constexpr const char* kExpertsOut = "experts_out";
 
 /// Mixtral, Qwen2-MoE, Qwen3-MoE, DeepSeek-V2 and -V3; nothing for other families. Throws InputError for a
 /// config.json that cannot be.

@@ -28,10 +28,6 @@ std::int64_t blocks_of(std::int64_t size) {
   return (size + kScaleBlock - 1) / kScaleBlock;
 }
 
-std::int64_t copies_of(const StageGroup& group) {
-  return std::max<std::int64_t>(1, group.experts);
-}
-
 }  // namespace
 
 ModelShape::ModelShape(const ModelWeights& model)
@@ -68,6 +64,7 @@ ModelShape::ModelShape(const std::filesystem::path& model_directory, bool rotate
     config_ = std::move(experts->config);
     architecture_ = experts->architecture;
     layouts_ = std::move(experts->layouts);
+    experts_ = experts->experts;
     experts_per_token_ = experts->experts_per_token;
     eight_bit_ = experts->eight_bit;
     flops_of_pair_ = 2 * static_cast<double>(config_.num_attention_heads *
@@ -90,6 +87,10 @@ void ModelShape::describe_dense() {
   query_key_columns_ = (config_.num_attention_heads + config_.num_key_value_heads) * config_.head_dim;
 }
 
+std::int64_t ModelShape::experts_of(const StageGroup& group) const {
+  return group.name == kExpertsIn || group.name == kExpertsOut ? experts_ : 0;
+}
+
 std::int64_t ModelShape::parameters() const {
   const std::int64_t table = config_.vocab_size * config_.hidden_size;
   std::int64_t elements = elements_of(outside_tensors(architecture_, config_)) + (has_head_ ? table : 0);
@@ -98,7 +99,8 @@ std::int64_t ModelShape::parameters() const {
     for (const BlockStep& step : block.steps) {
       for (const StageGroup& group : step.groups) {
         for (const LinearShape& layer : group.layers)
-          elements += copies_of(group) * layer.out_features * (layer.in_features + (layer.bias ? 1 : 0));
+          elements += std::max<std::int64_t>(1, experts_of(group)) * layer.out_features *
+                      (layer.in_features + (layer.bias ? 1 : 0));
       }
     }
   }
@@ -115,8 +117,8 @@ void ModelShape::add_up_source() {
     for (const BlockStep& step : block.steps) {
       for (const StageGroup& group : step.groups) {
         for (const LinearShape& layer : group.layers) {
-          source_bytes_ +=
-              copies_of(group) * (stored_bytes("", layer) - element * layer.out_features * layer.in_features);
+          source_bytes_ += std::max<std::int64_t>(1, experts_of(group)) *
+                           (stored_bytes("", layer) - element * layer.out_features * layer.in_features);
         }
       }
     }

@@ -29,6 +29,9 @@ class ModelShape {
   bool quantizable() const { return quantizable_; }
 
   const BlockLayout& layout(std::int64_t block) const { return layouts_.at(static_cast<std::size_t>(block)); }
+  /// 0: every token passes the group. Else its layers are those of one expert of so many, each with a Hessian
+  /// of its own.
+  std::int64_t experts_of(const StageGroup& group) const;
   std::int64_t experts_per_token() const { return experts_per_token_; }  ///< 0: no block has experts
   /// Of the attention of one token pair: its scores and what they weigh, 2·heads·(key + value features).
   double flops_of_pair() const { return flops_of_pair_; }
@@ -59,6 +62,7 @@ class ModelShape {
   bool quantizable_ = true;
   bool has_head_ = false;   ///< the source has a tensor of the head's own
   bool eight_bit_ = false;  ///< its linears are stored as f8 with a scale for each 128 x 128
+  std::int64_t experts_ = 0;
   std::int64_t experts_per_token_ = 0;
   double flops_of_pair_ = 0;
   std::int64_t query_key_columns_ = 0;

@@ -5,6 +5,7 @@
 
 #include "kernels/kernels.h"
 #include "pipeline/row_solver.h"
+#include "quant/candidates.h"
 
 namespace gptq {
 namespace {
@@ -60,6 +61,7 @@ BlockWork::BlockWork(const ModelShape& model, const JobConfig& job, const Recipe
       block_(block),
       shape_(measure_block(model, job, recipe, block, compute)),
       section_(recipe.section()),
+      candidates_(candidates_of(section_)),
       compute_(compute),
       element_(static_cast<double>(size_of(compute))),
       judged_(job.calibration.held_out > 0) {
@@ -179,19 +181,26 @@ double BlockWork::repeats(std::int64_t group) const {
   return has_experts(group) ? whole(experts_.own) : 1;
 }
 
+double BlockWork::orders(bool refined) const {
+  std::vector<const QuantizationSection*> made;
+  for (const QuantizationSection& candidate : candidates_) {
+    if (refined && candidate.refine_sweeps == 0) continue;
+    const auto same = [&](const QuantizationSection* other) { return same_columns(*other, candidate); };
+    if (std::none_of(made.begin(), made.end(), same)) made.push_back(&candidate);
+  }
+  return static_cast<double>(made.size());
+}
+
 WorkList BlockWork::factor(std::int64_t group) const {
   const double n = whole(at(group).in_features);
-  double orders = 1;
-  if (!section_.best_of.empty()) orders += static_cast<double>(section_.best_of.size());  // at most
-  return {{"factor", n * n * n / 3, orders * repeats(group)}};
+  return {{"factor", n * n * n / 3, orders(false) * repeats(group)}};
 }
 
 WorkList BlockWork::expand(std::int64_t group) const {
   const GroupShape& shape = at(group);
   const double n = whole(shape.in_features);
-  WorkList work;
-  if (section_.refine_sweeps > 0 || shape.aims_at_residual)
-    work.push_back({"expand", 4 * n * n, repeats(group)});
+  const double hessians = std::max(orders(true), shape.aims_at_residual ? 1.0 : 0.0);
+  WorkList work{{"expand", 4 * n * n, hessians * repeats(group)}};
   if (shape.cross_rows > 0) work.push_back({"expand", 4 * n * whole(shape.cross_rows), repeats(group)});
   return work;
 }
@@ -219,17 +228,17 @@ WorkList BlockWork::correct(std::int64_t group, int ranks) const {
 
 WorkList BlockWork::solve(std::int64_t group, int ranks) const {
   const double n = whole(at(group).in_features);
-  const auto candidates = static_cast<double>(section_.best_of.size());
+  const auto others = static_cast<double>(candidates_.size() - 1);
   return {{"solve", 2 * rows_share(group, ranks) * n * n,
-           repeats(group) * (variants(group, false) + variants(group, true) * candidates)}};
+           repeats(group) * (variants(group, false) + variants(group, true) * others)}};
 }
 
 WorkList BlockWork::refine(std::int64_t group, int ranks) const {
-  if (section_.refine_sweeps == 0) return {};
   const double n = whole(at(group).in_features);
-  const auto candidates = static_cast<double>(1 + section_.best_of.size());
-  return {{"refine", 2 * rows_share(group, ranks) * n * n,
-           repeats(group) * variants(group, true) * candidates * section_.refine_sweeps}};
+  double sweeps = 0;
+  for (const QuantizationSection& candidate : candidates_) sweeps += candidate.refine_sweeps;
+  if (sweeps == 0) return {};
+  return {{"refine", 2 * rows_share(group, ranks) * n * n, repeats(group) * variants(group, true) * sweeps}};
 }
 
 WorkList BlockWork::gather(std::int64_t group, int ranks) const {
@@ -313,7 +322,7 @@ double BlockWork::sum_bytes(std::int64_t group) const {
 
 double BlockWork::factor_bytes(std::int64_t group) const {
   const double n = whole(at(group).in_features);
-  return 4 * n * n * repeats(group);
+  return 4 * n * n * orders(false) * repeats(group);
 }
 
 double BlockWork::code_bytes(std::int64_t group) const {

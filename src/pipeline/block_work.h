@@ -92,7 +92,7 @@ class BlockWork {
   WorkList pack_dense() const, pack_experts() const;  ///< by the root, and by each rank
 
   double sum_bytes(std::int64_t group) const;                 ///< integers that ranks add
-  double factor_bytes(std::int64_t group) const;              ///< of R
+  double factor_bytes(std::int64_t group) const;              ///< of R, of all orders of columns
   double code_bytes(std::int64_t group) const;                ///< that ranks gather: all variants
   double exchange_bytes(const TokenShare::Part& part) const;  ///< rows that a rank sends to experts
   double return_bytes(const TokenShare::Part& part) const;    ///< and gets back
@@ -118,6 +118,7 @@ class BlockWork {
   double rows_share(std::int64_t group, int ranks) const;
   double repeats(std::int64_t group) const;
   double own_part() const;
+  double orders(bool refined) const;  ///< different factors; those that a refinement needs H beside
   double variants(std::int64_t group, bool refined) const;
 
   const ModelShape& model_;
@@ -125,6 +126,7 @@ class BlockWork {
   std::int64_t block_;
   BlockShape shape_;
   QuantizationSection section_;
+  std::vector<QuantizationSection> candidates_;  ///< the section itself first
   DType compute_;
   double element_;
   bool judged_;  ///< candidates are compared on held-out samples

@@ -86,7 +86,7 @@ class BlockMeasure {
       for (const StageGroup& group : step.groups) {
         GroupShape& g = shape_.groups.emplace_back();
         g.in_features = group.in_features;
-        g.experts = group.experts;
+        g.experts = model_.experts_of(group);
         g.scale_groups =
             scale_groups_of(group.in_features, recipe_.section());  // more, where a layer has more
         for (const LinearShape& layer : group.layers) add_layer(layer, g);

@@ -233,8 +233,8 @@ class JobExpander {
       if (calibrates_) operations_.compute(*lane, "factor", work.expand(group));
       if (work.corrects(group)) operations_.compute(*lane, "correct", work.correct(group, all.ranks));
       operations_.compute(*lane, "solve", work.solve(group, all.ranks));
-      if (request_.job.quantization.refine_sweeps > 0)
-        operations_.compute(*lane, "refine", work.refine(group, all.ranks));
+      if (const WorkList refining = work.refine(group, all.ranks); !refining.empty())
+        operations_.compute(*lane, "refine", refining);
     }
     operations_.meet(solvers, "gather", operations_.costs().all_gather(work.code_bytes(group), all));
     count(solvers, (all.ranks - 1.0) / all.ranks * work.code_bytes(group), all);

@@ -170,7 +170,8 @@ TEST_F(ShapeOfExperts, DeepSeekV3IsReadInEightBits) {
   EXPECT_LT(model.source_bytes(), 1.01 * static_cast<double>(model.parameters()));
   EXPECT_EQ(model.layout(2).groups(), 6) << "three dense blocks: latents, both out of them, o, MLP";
   EXPECT_EQ(model.layout(3).groups(), 8);
-  EXPECT_EQ(model.layout(60).group(7).experts, 256);
+  EXPECT_EQ(model.experts_of(model.layout(60).group(7)), 256);
+  EXPECT_EQ(model.experts_of(model.layout(60).group(5)), 0);
   EXPECT_EQ(model.layout(3).widest_step(), 16384);
   const JobConfig job = job_of(model.directory());
   const BlockShape block = measure_block(model, job, Recipe(job.quantization), 3, DType::bf16);
