@@ -162,6 +162,7 @@ class QuantizeJob {
       const std::int64_t step = layout.step_of(manifest.group);
       widths.quantized = layout.steps.at(static_cast<std::size_t>(step)).width;
       widths.reference = reference_width(recipe_, layout, step);
+      widths.summed = layout.group(manifest.group).in_features;
     }
     first_block_ = manifest.block;
     start_ = restore(directory_->checkpoint(), manifest, widths,

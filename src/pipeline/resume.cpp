@@ -241,7 +241,7 @@ BlockStart restore(const CheckpointDirectory& directory, const CheckpointManifes
     if (!summed_here || !file.has("sum")) continue;
     start.sum.chunks.insert(start.sum.chunks.end(), entry.chunks_summed.begin(), entry.chunks_summed.end());
     if (start.sum.panels.empty())
-      start.sum.panels.assign(static_cast<std::size_t>(TriangularPanels::size(widths.quantized)), 0);
+      start.sum.panels.assign(static_cast<std::size_t>(TriangularPanels::size(widths.summed)), 0);
     file.add_sum("sum", start.sum.panels);
     if (!file.has("cross")) continue;
     if (start.sum.cross.empty()) start.sum.cross.assign(static_cast<std::size_t>(file.columns("cross")), 0);

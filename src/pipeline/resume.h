@@ -31,9 +31,11 @@ FoundCheckpoint find_checkpoint(const CheckpointDirectory& directory,
                                 const std::map<std::string, std::string>& identity, bool other_backend,
                                 const DamageInBlocks& damage, Communicator& comm);
 
-/// Widths of the inputs that the streams hold where the manifest says.
+/// What the streams hold where the manifest says: widths of their steps' inputs, of which the group's sum has
+/// a part or all.
 struct InputWidths {
   std::int64_t quantized = 0, reference = 0;
+  std::int64_t summed = 0;
 };
 
 /// This rank's samples; null: there are none of the kind.

@@ -215,9 +215,11 @@ TEST_P(DecoderBlockTest, AnExchangedWeightIsUsed) {
     EXPECT_NE(forward(block), before) << layer.name;
     block_->set_linear(layer.name, zero.view);
   }
-  // Without its layers a block adds nothing to the residual stream but its biases.
-  const std::vector<LinearShape> layers = model_.layout(0).layers();
-  const bool biased = std::any_of(layers.begin(), layers.end(), [](const auto& layer) { return layer.bias; });
+  // Without its layers a block adds nothing to the residual stream but the biases of those that write to it.
+  const std::vector<BlockStep>& steps = model_.layout(0).steps;
+  const bool biased = std::any_of(steps.begin(), steps.end(), [](const BlockStep& step) {
+    return step.writes_residual && step.groups.front().layers.front().bias;
+  });
   EXPECT_EQ(forward(*block_) == hidden().bytes(), !biased);
 }
 
