@@ -202,8 +202,8 @@ OperationId JobOperations::read(Lane& lane, const BlockWork& work, bool prepares
 void JobOperations::load(const Team& team, const BlockWork& work, bool prepares) {
   for (Lane* lane : team) {
     const OperationId there = read(*lane, work, prepares);
-    const bool here = prepares && machine_.is_cpu();
-    lane->taken = compute(*lane, "load", here ? work.prepare() : WorkList(), {there});
+    lane->taken = wait(*lane, "load", {there});  // the next block's reading begins
+    if (prepares && machine_.is_cpu()) compute(*lane, "load", work.prepare());
   }
 }
 

@@ -174,8 +174,8 @@ class JobExpander {
       if (!reference_first && beside) advance_reference(team, step, work);
     }
     if (forward && !sequential) pass_again(stage, work);
-    pass_safe_point(stage);
     operations_.write(stage, work);
+    pass_safe_point(stage);
   }
 
   void pass_held_out(const Team& team, const BlockWork& work) {

@@ -141,8 +141,8 @@ TEST_F(ForecastOfAJob, AFileSystemIsSharedByNodesAndReadOnceANode) {
 
 TEST_F(ForecastOfAJob, ARankGoesThroughThePhasesInTheJobsOrder) {
   const std::vector<std::string> order = simulated({1, 2}).order;
-  const std::vector<std::string> first(order.begin(), order.begin() + 16);
-  EXPECT_THAT(first, ElementsAre("start", "measure", "embed", "load", "forward", "hessian", "reduce",
+  const std::vector<std::string> first(order.begin(), order.begin() + 17);
+  EXPECT_THAT(first, ElementsAre("start", "measure", "embed", "load", "load", "forward", "hessian", "reduce",
                                  "factor", "reduce", "factor", "solve", "gather", "gather", "forward",
                                  "checkpoint", "hessian"));
 }
