@@ -7,8 +7,9 @@
 #include "backend/cuda_plugin.h"
 #include "base/error.h"
 #include "job_fixture.h"
+#include "support/places.h"
 
-#ifdef GPTQ_EMULATED_PLUGIN
+#ifdef GPTQ_TEST_EMULATION
 
 namespace gptq::test {
 namespace {
@@ -23,7 +24,7 @@ class DeviceFault : public JobTest {
  protected:
   void SetUp() override {
     JobTest::SetUp();
-    set(kCudaPluginVariable, GPTQ_EMULATED_PLUGIN);
+    set(kCudaPluginVariable, emulated_plugin());
     set("GPTQ_EMULATION_STREAMS", "lazy");  // errors appear long after the kernel was started
     set("GPTQ_HPC_NCCL_PLUGIN", "/nowhere/gptq_hpc_nccl.so");  // the real one knows no emulated streams
   }

@@ -13,6 +13,7 @@
 #include "backend/cuda_plugin.h"
 #include "base/error.h"
 #include "base/plugin.h"
+#include "support/places.h"
 #include "support/temp_directory.h"
 #include "support/test_backend.h"
 
@@ -88,7 +89,7 @@ TEST(BackendPlugin, LibraryThatIsNoPluginIsRefused) {
 }
 
 TEST(BackendPlugin, PluginOfAnotherBuildIsRefused) {
-  const Variable plugin(kCudaPluginVariable, GPTQ_STALE_PLUGIN);
+  const Variable plugin(kCudaPluginVariable, stale_plugin());
   EXPECT_THAT(refusal(), AllOf(HasSubstr("belongs to another build of gptq-hpc (0.0.1, "),
                                HasSubstr(std::string("this program is ") + plugin_identity())));
 }
@@ -259,23 +260,23 @@ TEST_P(BackendMemory, TooMuchIsRefusedWithFigures) {
 
 GPTQ_BACKEND_SUITE(BackendMemory);
 
-#ifdef GPTQ_EMULATED_PLUGIN
+#ifdef GPTQ_TEST_EMULATION
 
 TEST(BackendPlugin, AskedForByNameItLoads) {
-  const Variable named(kCudaPluginVariable, GPTQ_EMULATED_PLUGIN);
+  const Variable named(kCudaPluginVariable, emulated_plugin());
   EXPECT_EQ(make_backend({"cuda", 1})->name(), "cuda");
   EXPECT_EQ(make_backend({"auto", 1})->name(), "cuda");
   EXPECT_EQ(make_backend({"cpu", 1})->name(), "cpu");
 }
 
 TEST(BackendPlugin, OneRankADeviceCountedRound) {
-  const Variable named(kCudaPluginVariable, GPTQ_EMULATED_PLUGIN);
+  const Variable named(kCudaPluginVariable, emulated_plugin());
   EXPECT_EQ(make_backend({"cuda", 1, 0})->device_number(), 0);
   EXPECT_NO_THROW(make_backend({"cuda", 1, 5}));
 }
 
 TEST(BackendPlugin, EntryPointAndIdentityAreChecked) {
-  const Variable named(kCudaPluginVariable, GPTQ_EMULATED_PLUGIN);
+  const Variable named(kCudaPluginVariable, emulated_plugin());
   EXPECT_THAT(load_plugin(kCudaPluginFile, kCudaPluginVariable, kCudaPluginEntry).problem, IsEmpty());
   const Plugin other = load_plugin(kCudaPluginFile, kCudaPluginVariable, "no_such_entry");
   EXPECT_EQ(other.entry, nullptr);

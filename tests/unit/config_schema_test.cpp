@@ -11,6 +11,7 @@
 #include "config/consistency.h"
 #include "config/key_value.h"
 #include "config/requirements.h"
+#include "support/places.h"
 #include "unit/config_support.h"
 
 namespace gptq {
@@ -22,7 +23,7 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-const std::string kConfigs = std::string(GPTQ_SOURCE_DIR) + "/configs";
+const std::string kConfigs = test::configs().string();
 
 /// A job in which no key has its default, so that a key that is lost on the way shows. (Method rtn, which
 /// would forbid some of the others, is the one exception.)
