@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "pipeline/machine.h"
+#include "support/places.h"
 #include "support/temp_directory.h"
 
 namespace gptq::test {
@@ -73,7 +74,7 @@ TEST_F(MachineFile, SurvivesWritingAndReading) {
 
 TEST_F(MachineFile, ShippedDescriptionsAreRightAndSayThatNothingWasMeasured) {
   int files = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(GPTQ_SOURCE_DIR "/configs/machines")) {
+  for (const auto& entry : std::filesystem::directory_iterator(configs() / "machines")) {
     const Machine machine = read_machine(entry.path().string());
     EXPECT_EQ(machine.name, entry.path().stem().string());
     if (!machine.measured) {

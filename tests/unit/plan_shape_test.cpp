@@ -9,6 +9,7 @@
 
 #include "model/expert_model.h"
 #include "pipeline/plan_command.h"
+#include "support/places.h"
 #include "support/temp_directory.h"
 
 namespace gptq::test {
@@ -18,9 +19,9 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using testing::HasSubstr;
 
-std::vector<fs::path> fixtures() {
+std::vector<fs::path> fixture_folders() {
   std::vector<fs::path> folders;
-  for (const auto& entry : fs::directory_iterator(GPTQ_SOURCE_DIR "/tests/fixtures"))
+  for (const auto& entry : fs::directory_iterator(fixtures()))
     if (fs::exists(entry.path() / "config.json")) folders.push_back(entry.path());
   std::sort(folders.begin(), folders.end());
   return folders;
@@ -90,7 +91,7 @@ TEST_P(ShapeOfAFamily, ItsForwardPassCostsItsFlops) {
               1e-6 * plan.flops.forward / 1e6);
 }
 
-INSTANTIATE_TEST_SUITE_P(Fixtures, ShapeOfAFamily, testing::ValuesIn(fixtures()), name_of_fixture);
+INSTANTIATE_TEST_SUITE_P(Fixtures, ShapeOfAFamily, testing::ValuesIn(fixture_folders()), name_of_fixture);
 
 // ---- mixtures of experts, by public figures
 
@@ -164,7 +165,7 @@ TEST_F(ShapeOfExperts, ParametersAreThoseOfTheModels) {
 }
 
 TEST_F(ShapeOfExperts, DeepSeekV3IsReadInEightBits) {
-  const ModelShape model(GPTQ_SOURCE_DIR "/configs/models/deepseek-v3", false);
+  const ModelShape model(configs() / "models" / "deepseek-v3", false);
   EXPECT_EQ(model.parameters(), 671'026'419'200);
   EXPECT_GT(model.source_bytes(), model.parameters());
   EXPECT_LT(model.source_bytes(), 1.01 * static_cast<double>(model.parameters()));
@@ -180,8 +181,8 @@ TEST_F(ShapeOfExperts, DeepSeekV3IsReadInEightBits) {
   const BlockShape resident = measure_block(model, job, Recipe(job.quantization), 3, DType::bf16, 2);
   EXPECT_EQ(resident.expert_parameters, 2 * 3 * 7168LL * 2048);
   EXPECT_EQ(resident.loaded_bytes, 2 * resident.parameters);
-  EXPECT_NEAR(static_cast<double>(ModelShape(GPTQ_SOURCE_DIR "/configs/models/kimi-k2", false).parameters()),
-              1.026e12, 0.001e12);
+  EXPECT_NEAR(static_cast<double>(ModelShape(configs() / "models" / "kimi-k2", false).parameters()), 1.026e12,
+              0.001e12);
 }
 
 TEST_F(ShapeOfExperts, OwnersShareThemOrThemselvesAreShared) {
