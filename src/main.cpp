@@ -152,6 +152,9 @@ int main(int argc, char** argv) {
     exit_code = static_cast<int>(run(line, *comm));
     comm->barrier();  // MPI_Finalize has no time limit, this has
     return exit_code;
+  } catch (const TeamError& error) {
+    // The rank of the team that failed speaks, and ends this one too.
+    return static_cast<int>(error.exit_code());
   } catch (const CollectiveError& error) {
     // Every rank knows; one speaks, all return.
     if (comm->is_root()) std::fprintf(stderr, "gptq-hpc: %s\n", error.what());

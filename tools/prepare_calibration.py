@@ -7,6 +7,7 @@
     tools/prepare_calibration.py --model DIR --source records.jsonl --mode rows --pad-to 512 --pad-side left --output padded.h5
     tools/prepare_calibration.py --model DIR --source wikitext2 --seqlen 2048 --nsamples 128 --output wikitext2.h5
     tools/prepare_calibration.py --model DIR --source held-out.txt --contiguous --seqlen 1024 --output evaluation.h5
+    tools/prepare_calibration.py --model DIR --source text.txt --bos --output calibration.h5
     tools/prepare_calibration.py --model DIR --ids ids.npy --output calibration.h5
 
 A source is a file (.txt or any text, .html, .jsonl) or one of wikitext2, ptb, ptb_new, c4, c4_new. Exit code 2 and one
@@ -64,6 +65,7 @@ class Model:
             raise SourceError(f"{config_path} is not a model's configuration: no usable vocab_size") from error
         self.max_positions = config.get("max_position_embeddings")
         self.pad_id = self.pick_pad_id(config)
+        self.bos_id = config.get("bos_token_id")
         self.tokenizer_path = directory / "tokenizer.json"
         has_tokenizer = self.tokenizer_path.is_file()
         if needs_tokenizer and not has_tokenizer:
@@ -114,20 +116,30 @@ class Documents:
         if not any(text.strip() for text in self.texts):
             raise SourceError(f"--source {self.name} holds no text")
         self.limit = text_sources.DATASETS[self.name].get("limit") if named else None
+        self.special = not args.bos  # a window's first token is then put there by itself
         self.tokenizer = model.load_tokenizer()
 
     def stream(self):
         if self.ids is not None:
             return [i for row in self.ids for i in row]
-        return self.tokenizer.encode(self.join.join(self.texts[: self.limit])).ids
+        return self.tokenizer.encode(self.join.join(self.texts[: self.limit]), add_special_tokens=self.special).ids
 
     def rows(self):
         if self.ids is not None:
             return [list(row) for row in self.ids]
-        return [encoding.ids for encoding in self.tokenizer.encode_batch([t for t in self.texts if t.strip()])]
+        texts = [text for text in self.texts if text.strip()]
+        return [encoding.ids for encoding in self.tokenizer.encode_batch(texts, add_special_tokens=self.special)]
 
     def encode(self, index):
-        return self.tokenizer.encode(self.texts[index]).ids
+        return self.tokenizer.encode(self.texts[index], add_special_tokens=self.special).ids
+
+
+def samples_with_bos(documents, args, model):
+    """Windows one token shorter, behind the model's bos token."""
+    if not isinstance(model.bos_id, int):
+        raise SourceError(f"--bos: {args.model / 'config.json'} has no bos_token_id: this model has no such token")
+    shorter = argparse.Namespace(**{**vars(args), "seqlen": args.seqlen - 1})
+    return [[model.bos_id, *sample] for sample in draw_samples(documents, shorter)]
 
 
 def lay_out(samples, width, pad_id, left):
@@ -198,6 +210,9 @@ def check_row_options(args):
         raise SourceError("--pack makes samples of equal length: --pad-to and --sort do not go with it")
     if args.separator is not None and (not args.pack or args.ids):
         raise SourceError("--separator goes with --pack of texts only")
+    if args.bos and (args.ids or (args.mode == "rows" and not args.pack)):
+        raise SourceError("--bos goes with windows of texts: a document by itself gets what the model's tokenizer adds, and "
+                          "ids stay as they are")
     if args.pad_side != "right" and args.pad_to is None:
         raise SourceError("--pad-side goes with --pad-to only")
     if args.pad_to is not None and args.pad_to < 2:
@@ -224,6 +239,9 @@ def parse_arguments(arguments):
     parser.add_argument("--pack", action="store_true",
                         help="with --mode rows: join the rows and cut them into samples of --seqlen")
     parser.add_argument("--separator", help="with --pack: text between two rows")
+    parser.add_argument("--bos", action="store_true",
+                        help="begin every window with the model's bos token (which counts in --seqlen), as models expect "
+                             "that were trained so; Gemma is a bad model without it")
     parser.add_argument("--sort", choices=("as_is", "longest", "shortest"), default="as_is",
                         help="with --mode rows: order of the chosen rows (as_is)")
     parser.add_argument("--pad-to", type=int, metavar="N",
@@ -235,8 +253,8 @@ def parse_arguments(arguments):
     if args.contiguous and args.mode == "rows":
         raise SourceError("--contiguous cuts windows of one text and does not go with --mode rows")
     check_row_options(args)
-    if args.seqlen < 2:
-        raise SourceError(f"--seqlen {args.seqlen}: a sample has at least 2 tokens")
+    if args.seqlen < 2 + args.bos:
+        raise SourceError(f"--seqlen {args.seqlen}: a sample has at least {2 + args.bos} tokens")
     if args.nsamples is not None and args.nsamples < 1:
         raise SourceError(f"--nsamples {args.nsamples}: at least 1")
     if args.nsamples is None and not args.contiguous:
@@ -254,7 +272,7 @@ def main(arguments=None):
         print(f"note: --seqlen {args.seqlen} is more than the model's max_position_embeddings; using {model.max_positions}")
         args.seqlen = model.max_positions
     documents = Documents(args, model)
-    samples = draw_samples(documents, args)
+    samples = samples_with_bos(documents, args, model) if args.bos else draw_samples(documents, args)
     datasets = make_datasets(samples, args, model)
     ids = datasets["input_ids"]
     attributes = {

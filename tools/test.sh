@@ -15,7 +15,7 @@ else
   log "no nvcc: the GPU plugins are not compiled"
 fi
 
-if python="$(tools_python)"; then
+if python="$(gguf_python)"; then
   (cd "$REPO_DIR" && "$python" -m unittest discover --start-directory tools/tests)
 else
   log "WARNING: tests of the Python tools were left out: their packages could not be installed"

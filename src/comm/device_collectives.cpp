@@ -105,9 +105,9 @@ bool every_rank_has_its_own_device(Communicator& comm, const std::string& device
 
 std::unique_ptr<DeviceCollectives> make_nccl_collectives(Communicator& comm, const NcclPlace& place) {
   const Plugin plugin = load_plugin(kNcclPluginFile, kNcclPluginVariable, kNcclPluginEntry);
-  fail_together(comm, plugin.entry != nullptr
-                          ? ""
-                          : fmt::format("NCCL cannot be used: {} {}", plugin.path, plugin.problem));
+  agree(comm, plugin.entry != nullptr
+                  ? ""
+                  : fmt::format("NCCL cannot be used: {} {}", plugin.path, plugin.problem));
   const auto make = reinterpret_cast<NcclPluginEntry>(plugin.entry);
   return std::unique_ptr<DeviceCollectives>(make(comm, place));
 }

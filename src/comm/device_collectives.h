@@ -70,8 +70,9 @@ struct NcclPlace {
 bool every_rank_has_its_own_device(Communicator& comm, const std::string& device_id);
 
 /// Loads the NCCL plugin (gptq_hpc_nccl.so, or what GPTQ_HPC_NCCL_PLUGIN names), starts NCCL and proves it
-/// with a small sum. Throws CollectiveError, on every rank alike and in bounded time, if anything of that
-/// fails on any rank. `comm` must outlive the result. Collective.
+/// with a small sum. If anything of that fails on any rank, CollectiveError is thrown on every rank of `comm`
+/// alike, in bounded time: catch it and use other collectives. In a team smaller than the world nobody would
+/// speak of it, for it is no failure of one rank (run_on). `comm` must outlive the result. Collective.
 std::unique_ptr<DeviceCollectives> make_nccl_collectives(Communicator& comm, const NcclPlace& place);
 
 }  // namespace gptq

@@ -10,6 +10,8 @@ namespace gptq {
 MpiRuntime::MpiRuntime(int* argc, char*** argv) {
   int provided = 0;
   GPTQ_MPI(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided));
+  // Of calls that belong to no communicator too: main ends the job, with a message and its own exit code.
+  GPTQ_MPI(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
 }
 
 MpiRuntime::~MpiRuntime() {

@@ -25,9 +25,6 @@ double start_patience(double timeout) {
   return std::min(300.0, 0.8 * timeout);
 }
 
-/// How long the roll is called after an operation that came too late.
-constexpr double kRollCall = 30;
-
 class NcclCollectives final : public DeviceCollectives {
  public:
   NcclCollectives(Communicator& comm, const NcclPlace& place)
@@ -133,7 +130,7 @@ class NcclCollectives final : public DeviceCollectives {
     const Stopwatch asking;
     try {
       comm_.wait_outside("nccl, late", [&]() -> std::optional<double> {
-        if (asking.seconds() > kRollCall) return std::nullopt;
+        if (asking.seconds() > comm_.seconds_to_name()) return std::nullopt;
         return failure.seconds + asking.seconds();
       });
     } catch (const std::exception& error) {
@@ -170,7 +167,7 @@ ncclUniqueId common_id(Communicator& comm) {
     const ncclResult_t result = ncclGetUniqueId(&id);
     if (nccl::failed(result)) problem = nccl::problem_text(result, "looking for a network", nullptr);
   }
-  fail_together(comm, problem);
+  agree(comm, problem);
   comm.broadcast(&id, sizeof(id), 0);
   return id;
 }
@@ -206,12 +203,11 @@ class DeviceNumber {
 void prove(NcclCollectives& collectives, Communicator& comm, const NcclPlace& place) {
   const double patience = start_patience(place.timeout);
   DeviceNumber number(place.queue);
-  fail_together(comm, number.put(comm.rank() + 1));
-  fail_together(comm, problem_of([&] {
-                  collectives.all_reduce_sum(number.data(), 1);
-                  collectives.wait_for_start("first sum", patience,
-                                             [&] { return collectives.link().working(); });
-                }));
+  agree(comm, number.put(comm.rank() + 1));
+  agree(comm, problem_of([&] {
+          collectives.all_reduce_sum(number.data(), 1);
+          collectives.wait_for_start("first sum", patience, [&] { return collectives.link().working(); });
+        }));
   std::int64_t sum = 0;
   std::string problem = number.get(sum);
   const std::int64_t expected = std::int64_t{comm.size()} * (comm.size() + 1) / 2;
@@ -219,24 +215,22 @@ void prove(NcclCollectives& collectives, Communicator& comm, const NcclPlace& pl
     problem = fmt::format("NCCL {} is broken: its first sum is {} instead of {}", nccl::version_text(), sum,
                           expected);
   }
-  fail_together(comm, problem);
+  agree(comm, problem);
 }
 
 std::unique_ptr<NcclCollectives> start(Communicator& comm, const NcclPlace& place) {
   std::unique_ptr<NcclCollectives> collectives;
-  fail_together(comm, problem_of([&] {
-                  const std::string problem =
-                      problem_of(cudaSetDevice(place.device), "looking for NCCL's device");
-                  if (!problem.empty()) throw DeviceError("{}", problem);
-                  collectives = std::make_unique<NcclCollectives>(comm, place);
-                }));
+  agree(comm, problem_of([&] {
+          const std::string problem = problem_of(cudaSetDevice(place.device), "looking for NCCL's device");
+          if (!problem.empty()) throw DeviceError("{}", problem);
+          collectives = std::make_unique<NcclCollectives>(comm, place);
+        }));
   const ncclUniqueId id = common_id(comm);
   const double patience = start_patience(place.timeout);
-  fail_together(comm, problem_of([&] {
-                  collectives->link().start(comm.size(), comm.rank(), id);
-                  collectives->wait_for_start("start", patience,
-                                              [&] { return collectives->link().starting(); });
-                }));
+  agree(comm, problem_of([&] {
+          collectives->link().start(comm.size(), comm.rank(), id);
+          collectives->wait_for_start("start", patience, [&] { return collectives->link().starting(); });
+        }));
   prove(*collectives, comm, place);
   return collectives;
 }

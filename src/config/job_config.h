@@ -92,6 +92,13 @@ struct ComputeSection {
   std::string spill_path;            ///< [speed] directory for disk; empty: spill/ inside output.path
 };
 
+/// How the ranks share the work.
+struct ParallelSection {
+  int stages = 0;                ///< [speed] groups of ranks that hold the blocks in turn; 0: auto
+  int replicas = 0;              ///< [speed] ranks of a stage, which share the samples; 0: auto
+  std::string solvers = "auto";  ///< [speed] auto | world | stage: who shares a layer's rows
+};
+
 struct OutputSection {
   std::string path;                              ///< [speed] directory to make
   bool overwrite = false;                        ///< [speed] replace an output that is not this job's own
@@ -140,6 +147,7 @@ struct JobConfig {
   EvalSection eval;
   ReportSection report;
   LogSection log;
+  ParallelSection parallel;
 };
 
 }  // namespace gptq

@@ -62,6 +62,18 @@ std::vector<Key> work_keys() {
       {GPTQ_KEY(compute.spill_path), speed, any(), path,
        "Directory of that file, best on a local disk; empty: spill/ inside output.path."},
 
+      {GPTQ_KEY(parallel.stages), speed, auto_or(at_least(1)), word,
+       "The ranks form so many stages, which hold the blocks in turn. auto: chosen by the program. This "
+       "version\n"
+       "works with one stage and refuses more."},
+      {GPTQ_KEY(parallel.replicas), speed, auto_or(at_least(1)), word,
+       "Ranks of a stage, which share the samples: stages times replicas is the number of ranks. auto: what\n"
+       "the number of stages leaves."},
+      {GPTQ_KEY(parallel.solvers), speed, words({"auto", "world", "stage"}), word,
+       "Who shares the rows of a layer: the ranks of all stages, or of the one that holds the layer; with "
+       "one\n"
+       "stage they are the same. auto: chosen by the program."},
+
       {GPTQ_KEY(output.format), result, words({"gptq", "dequantized"}), word,
        "gptq: packed codes and scales. dequantized: an ordinary model in the source's types, each quantized\n"
        "weight written as the number that it stands for, so that any tool can evaluate it; it saves no "
@@ -142,17 +154,12 @@ const std::vector<Key>& job_keys() {
 
 const std::vector<Section>& job_sections() {
   static const std::vector<Section> sections = {
-      {"model", "What is quantized."},
-      {"calibration", "Token sequences that show the model at work."},
-      {"quantization", "The recipe."},
-      {"fallback", "Layers that cannot be solved."},
-      {"compute", "Where it is computed."},
-      {"output", "What is written."},
-      {"checkpoint", "How an interrupted job goes on."},
-      {"comm", "How ranks work together."},
-      {"eval", "What `gptq-hpc eval` measures."},
-      {"report", "What report.json holds."},
-      {"log", "What is printed on the way."},
+      {"model", "What is quantized."},       {"calibration", "Token sequences that show the model at work."},
+      {"quantization", "The recipe."},       {"fallback", "Layers that cannot be solved."},
+      {"compute", "Where it is computed."},  {"parallel", "How the ranks share the work."},
+      {"output", "What is written."},        {"checkpoint", "How an interrupted job goes on."},
+      {"comm", "How ranks work together."},  {"eval", "What `gptq-hpc eval` measures."},
+      {"report", "What report.json holds."}, {"log", "What is printed on the way."},
   };
   return sections;
 }

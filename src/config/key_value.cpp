@@ -202,9 +202,13 @@ class ValueReader {
 
   bool read_integer(std::int64_t& number) {
     if (!is_plain_scalar()) return false;
+    if (key_.limits.automatic && value_.text == "auto") {
+      number = 0;
+      return true;
+    }
     bool integer = false;
     if (!looks_like_number(value_.text, integer) || !integer) {
-      wrong_type(value_, "; write decimal digits only");
+      wrong_type(value_, key_.limits.automatic ? "" : "; write decimal digits only");
     } else if (parse_number(value_.text, number) != std::errc{}) {
       wrong_type(value_, "; it does not fit into 64 bits");
     } else if (!key_.limits.allow(static_cast<double>(number))) {

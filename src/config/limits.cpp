@@ -32,6 +32,7 @@ bool Limits::allow(const std::string& word) const {
 
 std::string Limits::describe() const {
   std::vector<std::string> parts = words;
+  if (automatic) parts.push_back("auto");
   for (std::int64_t number : numbers) parts.push_back(std::to_string(number));
   if (has_range && high == std::numeric_limits<double>::infinity()) {
     parts.push_back(fmt::format("{} {}", low_open ? "above" : "at least", low));
@@ -78,6 +79,11 @@ Limits within(char left, double low, double high, char right) {
 
 Limits this_or(std::int64_t special, Limits limits) {
   limits.numbers.push_back(special);
+  return limits;
+}
+
+Limits auto_or(Limits limits) {
+  limits.automatic = true;
   return limits;
 }
 

@@ -10,6 +10,7 @@ namespace gptq {
 /// Values a key may take. Text: one of `words`, if any. Numbers: one of `numbers`, or within the range, if
 /// there is one.
 struct Limits {
+  bool automatic = false;  ///< "auto" is allowed in the place of a number, and stored as 0
   std::vector<std::string> words;
   std::vector<std::int64_t> numbers;
   bool has_range = false;
@@ -33,6 +34,7 @@ Limits above(double low);
 Limits this_or_at_least(std::int64_t special, double low);
 Limits within(char left, double low, double high, char right);  ///< within('(', 0, 1, ']') is 0 < x <= 1
 Limits this_or(std::int64_t special, Limits limits);
+Limits auto_or(Limits limits);
 Limits because(Limits limits, std::string reason);
 
 }  // namespace gptq

@@ -60,8 +60,11 @@ std::string value_text(const Key& key, const JobConfig& job) {
     const Key& key;
     JobConfig job;
     std::string operator()(bool& (*member)(JobConfig&)) { return member(job) ? "true" : "false"; }
-    std::string operator()(int& (*member)(JobConfig&)) { return std::to_string(member(job)); }
-    std::string operator()(std::int64_t& (*member)(JobConfig&)) { return std::to_string(member(job)); }
+    std::string operator()(int& (*member)(JobConfig&)) { return integer(member(job)); }
+    std::string operator()(std::int64_t& (*member)(JobConfig&)) { return integer(member(job)); }
+    std::string integer(std::int64_t number) const {
+      return key.limits.automatic && number == 0 ? "auto" : std::to_string(number);
+    }
     std::string operator()(double& (*member)(JobConfig&)) { return fmt::format("{}", member(job)); }
     std::string operator()(std::string& (*member)(JobConfig&)) {
       return quote_yaml(protect(key, member(job)));

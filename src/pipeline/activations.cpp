@@ -88,6 +88,7 @@ void Activations::visit(const std::vector<std::size_t>& chunks, const Use& use, 
 
 void Activations::visit_resident(const std::vector<std::size_t>& chunks, const Use& use, const Step& step) {
   for (const std::size_t i : chunks) {
+    arrive(i);
     Matrix hidden, x, next;
     if (use.hidden != Use::ignored) {
       hidden = matrix(hidden_.data() + hidden_offset(i), DType::f32, i, hidden_size_);
@@ -95,6 +96,7 @@ void Activations::visit_resident(const std::vector<std::size_t>& chunks, const U
     if (use.x_width > 0) x = matrix(x_.data() + x_offset(i), compute_, i, use.x_width);
     if (use.next_width > 0) next = matrix(x_.data() + x_offset(i), compute_, i, use.next_width);
     step(i, hidden, x, next);
+    depart(i);
   }
 }
 
@@ -125,6 +127,7 @@ void Activations::store(std::size_t slot, std::size_t i, const Use& use) {
 /// Chunk k+1 is loaded into one slot while the kernels work on chunk k in the other.
 void Activations::visit_staged(const std::vector<std::size_t>& chunks, const Use& use, const Step& step) {
   if (chunks.empty()) return;
+  arrive(chunks[0]);
   load(0, chunks[0], use);
   for (std::size_t k = 0; k < chunks.size(); ++k) {
     const std::size_t slot = k % 2;
@@ -134,6 +137,7 @@ void Activations::visit_staged(const std::vector<std::size_t>& chunks, const Use
       // The other slot is free once chunk k-1 has been computed and stored.
       backend_.order_after(Queue::compute, Queue::load);
       backend_.order_after(Queue::store, Queue::load);
+      arrive(chunks[k + 1]);
       load(1 - slot, chunks[k + 1], use);
     }
     Matrix hidden, x, next;
@@ -143,8 +147,39 @@ void Activations::visit_staged(const std::vector<std::size_t>& chunks, const Use
     step(i, hidden, x, next);
     backend_.order_after(Queue::compute, Queue::store);
     store(slot, i, use);
+    depart(i);
   }
   backend_.synchronize();  // the host may read and move the arrays from here on
+}
+
+void Activations::on_chunk(OnChunk before, OnChunk after) {
+  before_ = std::move(before);
+  after_ = std::move(after);
+}
+
+void Activations::arrive(std::size_t i) const {
+  if (before_) before_(i);
+}
+
+void Activations::depart(std::size_t i) const {
+  if (after_) after_(i);
+}
+
+std::size_t Activations::hidden_bytes(std::size_t i) const {
+  return static_cast<std::size_t>(batches_[i].rows() * hidden_size_) * sizeof(float);
+}
+
+std::byte* Activations::host_hidden(std::size_t i) {
+  if (hidden_.resident() && !backend_.shares_host_memory()) return nullptr;
+  return hidden_.data() + hidden_offset(i);
+}
+
+void Activations::read_hidden_chunk(std::size_t i, void* to_host) const {
+  hidden_.read(hidden_offset(i), to_host, hidden_bytes(i));
+}
+
+void Activations::write_hidden_chunk(std::size_t i, const void* from_host) {
+  hidden_.write(hidden_offset(i), from_host, hidden_bytes(i));
 }
 
 RowStore Activations::empty_hidden() const {

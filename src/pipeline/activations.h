@@ -50,6 +50,18 @@ class Activations {
   void visit(const std::vector<std::size_t>& chunks, const Use& use, const Step& step);
   void visit(const Use& use, const Step& step);
 
+  /// For every visit from now on, until others or none are given: `before` is called before a chunk is
+  /// touched, `after` when its step has been put into the queues (which may not have done it yet).
+  using OnChunk = std::function<void(std::size_t chunk)>;
+  void on_chunk(OnChunk before, OnChunk after);
+
+  /// The residual stream of a chunk: its bytes, and where the host can touch them; null: on a device only.
+  /// What is queued must be done first (Backend::synchronize).
+  std::size_t hidden_bytes(std::size_t i) const;
+  std::byte* host_hidden(std::size_t i);
+  void read_hidden_chunk(std::size_t i, void* to_host) const;
+  void write_hidden_chunk(std::size_t i, const void* from_host);
+
   // Host copies, rows in sample order; for checkpoints.
   void read_hidden(void* to_host) const;  ///< (tokens(), hidden_size) f32
   /// (tokens(), width) of the compute type.
@@ -72,6 +84,8 @@ class Activations {
   void visit_staged(const std::vector<std::size_t>& chunks, const Use& use, const Step& step);
   void load(std::size_t slot, std::size_t i, const Use& use);
   void store(std::size_t slot, std::size_t i, const Use& use);
+  void arrive(std::size_t i) const;
+  void depart(std::size_t i) const;
 
   Backend& backend_;
   std::vector<Chunk> chunks_;
@@ -87,6 +101,7 @@ class Activations {
     DeviceBuffer hidden, x;
   };
   Slot slots_[2];
+  OnChunk before_, after_;
 };
 
 }  // namespace gptq

@@ -7,6 +7,7 @@
 #include "io/calibration.h"
 #include "model/recipe_check.h"
 #include "model/source_model.h"
+#include "pipeline/grid_choice.h"
 #include "pipeline/job_context.h"
 #include "pipeline/plan.h"
 
@@ -103,6 +104,7 @@ double measure_matrix_rate(Backend& backend, DType compute, double seconds) {
 
 PlannedJob run_plan(const JobConfig& job, const PlannedMachines& machines) {
   const int ranks = machines.ranks;
+  require_one_stage(grid_of(job.parallel, ranks));
   const int node_ranks = machines.ranks_per_node > 0 ? std::min(machines.ranks_per_node, ranks) : ranks;
   const int device_ranks = std::min(machines.ranks_per_device, node_ranks);
   const std::unique_ptr<ModelWeights> model = open_source_model(job);

@@ -15,6 +15,7 @@
 #include "pipeline/block_quantizer.h"
 #include "pipeline/checkpointer.h"
 #include "pipeline/end_to_end.h"
+#include "pipeline/grid_choice.h"
 #include "pipeline/head_quantizer.h"
 #include "pipeline/job_context.h"
 #include "pipeline/job_directory.h"
@@ -218,8 +219,8 @@ class QuantizeJob {
     Progress progress(job_.log.progress, comm_.is_root(), blocks, report_.tokens);
     StageSummer summer(*compute_.backend, comm_, *compute_.collectives, inputs_.summed_tokens(),
                        inputs_.model->config().norm_eps, phases_);
-    StageSolver solver(*compute_.backend, comm_, *compute_.collectives, recipe_, inputs_.summed_tokens(),
-                       inputs_.summed_samples(), job_.fallback.min_tokens, phases_);
+    StageSolver solver(*compute_.backend, Team{comm_, *compute_.collectives}, recipe_,
+                       inputs_.summed_tokens(), inputs_.summed_samples(), job_.fallback.min_tokens, phases_);
     std::int64_t index = first_block_;
     const BlockQuantizer::Tools tools{
         *inputs_.model,
@@ -359,6 +360,7 @@ class QuantizeJob {
 }  // namespace
 
 Report run_quantize(const JobConfig& job, const QuantizeOptions& options, Communicator& comm) {
+  run_on_root(comm, [&] { require_one_stage(grid_of(job.parallel, comm.size())); });
   JobInputs inputs = open_inputs(job, comm);
   ComputeContext compute = make_compute(job, comm);
   return QuantizeJob(job, options, comm, std::move(inputs), std::move(compute)).run();

@@ -43,31 +43,31 @@ void keep_better_rows(const std::vector<QuantizedRows>& other, std::int64_t colu
 
 StageFactor StageFactors::make(const QuantizationSection& section) {
   StageFactor factor;
-  if (too_thin_) {
-    factor.columns = natural_columns(sums_.hessian.n, section);
+  if (facts_.too_thin) {
+    factor.columns = natural_columns(facts_.columns, section);
     factor.fallback = true;
     return factor;
   }
   std::vector<std::byte> bytes;
   {
     const auto scope = phases_.in("factor");
-    run_on_root(comm_, [&] {
-      factor = factor_hessian(backend_, sums_.hessian, section);
+    run_on(team_.comm, team_.root, [&] {
+      factor = factor_hessian(backend_, sums_->hessian, section);
       bytes = serialize(factor);
     });
   }
-  if (comm_.size() == 1) return factor;
+  if (team_.comm.size() == 1) return factor;
   const auto scope = phases_.in("reduce");
   auto size = static_cast<std::int64_t>(bytes.size());
-  comm_.broadcast(&size, sizeof(size), 0);
+  team_.comm.broadcast(&size, sizeof(size), team_.root);
   bytes.resize(static_cast<std::size_t>(size));
-  comm_.broadcast(bytes.data(), bytes.size(), 0);
-  if (!comm_.is_root()) {
+  team_.comm.broadcast(bytes.data(), bytes.size(), team_.root);
+  if (!team_.is_root()) {
     factor = deserialize_factor(bytes);
-    if (!factor.fallback) factor.r = backend_.allocate(factor_bytes(sums_.hessian.n));
+    if (!factor.fallback) factor.r = backend_.allocate(factor_bytes(facts_.columns));
   }
-  if (!factor.fallback) device_comm_.broadcast(factor.r.data(), factor.r.size(), 0);
-  device_comm_.wait();
+  if (!factor.fallback) team_.device.broadcast(factor.r.data(), factor.r.size(), team_.root);
+  team_.device.wait();
   return factor;
 }
 
@@ -79,17 +79,32 @@ StageFactor& StageFactors::of(const QuantizationSection& section) {
   return *made_.back().second;
 }
 
+/// Made once, from the sums or by the root for all.
+template <typename Expand>
+void StageFactors::make_matrix(DeviceBuffer& matrix, Expand&& expand) {
+  if (matrix.size() > 0) return;
+  if (!team_.has_helpers() || team_.is_root()) {
+    const auto scope = phases_.in("factor");
+    expand();
+  }
+  if (!team_.has_helpers()) return;
+  const auto scope = phases_.in("reduce");
+  auto size = static_cast<std::int64_t>(matrix.size());
+  team_.comm.broadcast(&size, sizeof(size), team_.root);
+  if (!team_.is_root()) matrix = backend_.allocate(static_cast<std::size_t>(size));
+  team_.device.broadcast(matrix.data(), matrix.size(), team_.root);
+  team_.device.wait();
+}
+
 StageFactor& StageFactors::with_hessian(const QuantizationSection& section) {
   StageFactor& factor = of(section);
-  const auto scope = phases_.in("factor");
-  if (factor.hessian.size() == 0) expand_hessian(backend_, sums_.hessian, factor);
+  make_matrix(factor.hessian, [&] { expand_hessian(backend_, sums_->hessian, factor); });
   return factor;
 }
 
 StageFactor& StageFactors::with_cross(const QuantizationSection& section) {
   StageFactor& factor = of(section);
-  const auto scope = phases_.in("factor");
-  if (factor.cross.size() == 0) expand_cross(backend_, sums_.hessian, sums_.cross, factor);
+  make_matrix(factor.cross, [&] { expand_cross(backend_, sums_->hessian, sums_->cross, factor); });
   return factor;
 }
 
@@ -120,7 +135,7 @@ RowSolver::RowSolver(Backend& backend, const QuantizationSection& section, Stage
 std::vector<HostTensor> RowSolver::corrected_weights(std::vector<RowsToSolve> parts) {
   const StageFactor& factor = factors_.with_cross(section_);
   const float* m = factor.cross.as<float>();
-  if (factors_.target() == CorrectionTarget::residual) {
+  if (factors_.facts().target == CorrectionTarget::residual) {
     for (RowsToSolve& part : parts) part.wanted = m + part.first_row * factor.columns.n;
     m = factors_.with_hessian(section_).hessian.as<float>();
   }

@@ -5,32 +5,35 @@
 #include <utility>
 #include <vector>
 
-#include "comm/communicator.h"
-#include "comm/device_collectives.h"
 #include "pipeline/layer_to_quantize.h"
 #include "pipeline/phase_clock.h"
 #include "pipeline/safe_point.h"
+#include "pipeline/team.h"
 #include "quant/factor.h"
 #include "quant/recipe.h"
 
 namespace gptq {
 
+/// What every rank of a team must know of a stage group's sums before it can help.
+struct StageFacts {
+  std::int64_t columns = 0;
+  bool too_thin = false;       ///< the sums are not to be used, so everything falls back to round-to-nearest
+  bool has_reference = false;  ///< there is C
+  CorrectionTarget target = CorrectionTarget::output;
+  bool judged = false;  ///< samples are held out
+};
+
 /// The factors of one stage group: one for each way of ordering and damping its columns that some layer asks
-/// for. Damped and factored on the root, then shared. Collective.
+/// for. Damped and factored on the team's root, then shared. H and C as matrices are made by every rank from
+/// its sums, or where some have none by the root, which shares them. Collective.
 class StageFactors {
  public:
-  /// too_thin: the sums are not to be used, so everything falls back to round-to-nearest.
-  StageFactors(Backend& backend, Communicator& comm, DeviceCollectives& device_comm, const StageSums& sums,
-               bool too_thin, PhaseClock& phases)
-      : backend_(backend),
-        comm_(comm),
-        device_comm_(device_comm),
-        sums_(sums),
-        too_thin_(too_thin),
-        phases_(phases) {}
+  /// sums: null on a rank that helps.
+  StageFactors(Backend& backend, const Team& team, const StageSums* sums, const StageFacts& facts,
+               PhaseClock& phases)
+      : backend_(backend), team_(team), sums_(sums), facts_(facts), phases_(phases) {}
 
-  bool has_reference() const { return sums_.cross.rows > 0; }
-  CorrectionTarget target() const { return sums_.cross.target; }
+  const StageFacts& facts() const { return facts_; }
   StageFactor& of(const QuantizationSection& section);
   /// The same with H itself.
   StageFactor& with_hessian(const QuantizationSection& section);
@@ -39,12 +42,13 @@ class StageFactors {
 
  private:
   StageFactor make(const QuantizationSection& section);
+  template <typename Expand>
+  void make_matrix(DeviceBuffer& matrix, Expand&& expand);
 
   Backend& backend_;
-  Communicator& comm_;
-  DeviceCollectives& device_comm_;
-  const StageSums& sums_;
-  bool too_thin_;
+  const Team& team_;
+  const StageSums* sums_;
+  StageFacts facts_;
   PhaseClock& phases_;
   std::vector<std::pair<QuantizationSection, std::unique_ptr<StageFactor>>> made_;
 };

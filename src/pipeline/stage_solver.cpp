@@ -1,13 +1,13 @@
 #include "pipeline/stage_solver.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "base/clock.h"
 #include "base/error.h"
 #include "quant/column_order.h"
 #include "quant/fallback.h"
-#include "quant/tensor_scale.h"
 
 namespace gptq {
 namespace {
@@ -37,7 +37,7 @@ double ratio(double part, double whole) {
 QuantizedLayer empty_layer(const LayerToQuantize& layer, const SolveColumns& columns, int bits) {
   QuantizedLayer result;
   result.module = layer.module;
-  result.out_features = layer.weight->shape[0];
+  result.out_features = layer.rows();
   result.in_features = columns.n;
   result.groups = columns.groups;
   result.bits = bits;
@@ -62,52 +62,18 @@ void place(QuantizedRows& rows, const RowRange& range, QuantizedLayer& layer) {
   copy(rows.zeros, layer.zeros, layer.groups);
 }
 
-/// given: of each layer; empty: scales are sought.
-std::vector<RowsToSolve> parts_of(const std::vector<LayerToQuantize>& layers,
-                                  const std::vector<GivenScales>& given,
-                                  const std::vector<RowRange>& ranges) {
-  std::vector<RowsToSolve> parts;
-  for (const RowRange& range : ranges) {
-    const auto index = static_cast<std::size_t>(range.layer);
-    const LayerToQuantize& layer = layers[index];
-    RowsToSolve part{layer.weight->matrix().rows_from(range.first, range.count), layer.prepared, range.first};
-    if (!given.empty()) {
-      part.scales = given[index].scales.data() + range.first;
-      part.zeros = given[index].zeros.data() + range.first;
-    }
-    parts.push_back(part);
-  }
-  return parts;
-}
-
-/// One grid a layer, where the recipe wants that.
-std::vector<GivenScales> tensor_scales(const std::vector<LayerToQuantize>& layers,
-                                       const QuantizationSection& section, const SolveColumns& columns,
-                                       int threads) {
-  std::vector<GivenScales> given;
-  if (section.per_channel) return given;
-  for (const LayerToQuantize& layer : layers) {
-    const Matrix weight = layer.weight->matrix();
-    given.push_back(
-        repeated(find_tensor_scale(weight, columns.weight, solve_options(section), threads), weight.rows));
-  }
-  return given;
-}
-
 std::int64_t rows_of(const std::vector<LayerToQuantize>& layers) {
   std::int64_t rows = 0;
-  for (const LayerToQuantize& layer : layers) rows += layer.weight->shape[0];
+  for (const LayerToQuantize& layer : layers) rows += layer.rows();
   return rows;
 }
 
 }  // namespace
 
-StageSolver::StageSolver(Backend& backend, Communicator& comm, DeviceCollectives& device_comm,
-                         const Recipe& recipe, std::int64_t total_tokens, std::int64_t total_samples,
-                         std::int64_t min_tokens, PhaseClock& phases)
+StageSolver::StageSolver(Backend& backend, const Team& team, const Recipe& recipe, std::int64_t total_tokens,
+                         std::int64_t total_samples, std::int64_t min_tokens, PhaseClock& phases)
     : backend_(backend),
-      comm_(comm),
-      device_comm_(device_comm),
+      team_(team),
       recipe_(recipe),
       total_tokens_(total_tokens),
       total_samples_(total_samples),
@@ -131,11 +97,11 @@ std::vector<StageSolver::LayerClass> StageSolver::classes_of(
 
 std::vector<SolvedRows> StageSolver::gather(SolvedRows own) {
   std::vector<SolvedRows> everyone;
-  if (comm_.size() == 1) {
+  if (team_.comm.size() == 1) {
     everyone.push_back(std::move(own));
     return everyone;
   }
-  for (const auto& bytes : comm_.all_gather(serialize(own))) everyone.push_back(deserialize_rows(bytes));
+  for (const auto& bytes : team_.comm.all_gather(serialize(own))) everyone.push_back(deserialize_rows(bytes));
   return everyone;
 }
 
@@ -159,16 +125,22 @@ LayerStatistics StageSolver::statistics(const LayerToQuantize& layer, const Quan
   return row;
 }
 
-SolvedStage StageSolver::solve_over_ranks(const LayerClass& members, const StageFactor& factor,
-                                          std::int64_t block, const SolveOwn& solve_own) {
-  std::vector<std::int64_t> out_features;
-  for (const LayerToQuantize& layer : members.layers) out_features.push_back(layer.weight->shape[0]);
-  SolvedRows own;
-  own.ranges = rows_of_rank(out_features, comm_.rank(), comm_.size());
-  const std::vector<GivenScales> given =
-      tensor_scales(members.layers, members.section, factor.columns, backend_.threads());
-  own.rows = solve_own(parts_of(members.layers, given, own.ranges), own.ranges);
+OwnRows StageSolver::own_rows(const LayerClass& members, const StageFactor& factor) const {
+  const auto share = [&] {
+    if (!team_.has_helpers()) return OwnRows(team_, members.layers);
+    const auto scope = phases_.in("reduce");
+    return OwnRows(team_, members.layers);
+  };
+  OwnRows own = share();
+  if (!members.section.per_channel)
+    own.give_tensor_scales(team_, members.layers, members.section, factor.columns, backend_.threads());
+  return own;
+}
 
+SolvedStage StageSolver::solve_over_ranks(const LayerClass& members, const StageFactor& factor,
+                                          const OwnRows& rows, std::int64_t block,
+                                          const SolveOwn& solve_own) {
+  SolvedRows own{rows.ranges(), solve_own(rows)};
   const auto scope = phases_.in("gather");
   SolvedStage result;
   for (const LayerToQuantize& layer : members.layers) {
@@ -196,24 +168,44 @@ SolvedStage StageSolver::solve_over_ranks(const LayerClass& members, const Stage
   return result;
 }
 
+/// Matrices that helpers get from the root are asked for by all, whatever rows they have.
+void StageSolver::share_matrices(const LayerClass& members, StageFactors& factors,
+                                 const Variant& variant) const {
+  const bool any =
+      std::find(members.corrected.begin(), members.corrected.end(), true) != members.corrected.end();
+  if (!team_.has_helpers() || !variant.corrected || !any || factors.of(members.section).fallback) return;
+  factors.with_cross(members.section);
+  if (factors.facts().target == CorrectionTarget::residual) factors.with_hessian(members.section);
+}
+
+/// The judge's, on every rank of the team.
+double StageSolver::held_out_error(const LayerToQuantize& layer, const QuantizedLayer& candidate,
+                                   HeldOutJudge* judge) {
+  double error = judge != nullptr ? judge->relative_error(layer, candidate) : 0;
+  if (team_.has_helpers()) team_.comm.broadcast(&error, sizeof(error), team_.root);
+  return error;
+}
+
 SolvedStage StageSolver::solve_class(const LayerClass& members, StageFactors& factors, std::int64_t block,
                                      HeldOutJudge* judge) {
   RowSolver solver(backend_, members.section, factors, phases_);
   const StageFactor& factor = factors.of(members.section);
+  const StageFacts& facts = factors.facts();
+  const OwnRows own = own_rows(members, factor);
+  std::vector<bool> corrected;
+  for (const RowRange& range : own.ranges())
+    corrected.push_back(members.corrected[static_cast<std::size_t>(range.layer)]);
   SolvedStage best;
   for (const Variant& variant :
-       variants_of(members.section, factors.has_reference(), judge != nullptr && !factor.fallback)) {
-    SolvedStage next = solve_over_ranks(
-        members, factor, block, [&](const std::vector<RowsToSolve>& parts, const std::vector<RowRange>& own) {
-          std::vector<bool> corrected;
-          for (const RowRange& range : own)
-            corrected.push_back(members.corrected[static_cast<std::size_t>(range.layer)]);
-          return solver.solve(parts, corrected, variant);
-        });
+       variants_of(members.section, facts.has_reference, facts.judged && !factor.fallback)) {
+    share_matrices(members, factors, variant);
+    SolvedStage next = solve_over_ranks(members, factor, own, block, [&](const OwnRows& rows) {
+      return solver.solve(rows.parts(), corrected, variant);
+    });
     for (std::size_t i = 0; i < next.layers.size(); ++i) {
       LayerStatistics& row = next.statistics[i];
       row.variant = variant.name();
-      if (judge != nullptr) row.held_out_error = judge->relative_error(members.layers[i], next.layers[i]);
+      if (facts.judged) row.held_out_error = held_out_error(members.layers[i], next.layers[i], judge);
       if (best.layers.size() <= i) {
         best.layers.push_back(std::move(next.layers[i]));
         best.statistics.push_back(row);
@@ -236,7 +228,7 @@ SolvedStage StageSolver::class_by_class(const std::vector<LayerToQuantize>& laye
     SolvedStage solved = solve(members);
     const double seconds_a_row = watch.seconds() / static_cast<double>(rows_of(members.layers));
     for (std::size_t i = 0; i < members.members.size(); ++i) {
-      solved.statistics[i].seconds = seconds_a_row * static_cast<double>(members.layers[i].weight->shape[0]);
+      solved.statistics[i].seconds = seconds_a_row * static_cast<double>(members.layers[i].rows());
       result.layers[members.members[i]] = std::move(solved.layers[i]);
       result.statistics[members.members[i]] = std::move(solved.statistics[i]);
     }
@@ -244,23 +236,46 @@ SolvedStage StageSolver::class_by_class(const std::vector<LayerToQuantize>& laye
   return result;
 }
 
-SolvedStage StageSolver::solve(const StageSums& sums, const std::vector<LayerToQuantize>& layers,
-                               std::int64_t block, HeldOutJudge* judge) {
-  StageFactors factors(backend_, comm_, device_comm_, sums, is_too_thin(total_tokens_, min_tokens_), phases_);
+/// What the root knows, number by number: bytes between them have no value.
+void StageSolver::share_facts(StageFacts& facts) const {
+  std::array<std::int64_t, 5> numbers{facts.columns, facts.too_thin ? 1 : 0, facts.has_reference ? 1 : 0,
+                                      static_cast<std::int64_t>(facts.target), facts.judged ? 1 : 0};
+  team_.comm.broadcast(numbers.data(), sizeof(numbers), team_.root);
+  facts = {numbers[0], numbers[1] != 0, numbers[2] != 0, static_cast<CorrectionTarget>(numbers[3]),
+           numbers[4] != 0};
+}
+
+SolvedStage StageSolver::solve_all(const StageSums* sums, StageFacts facts,
+                                   const std::vector<LayerToQuantize>& layers, std::int64_t block,
+                                   HeldOutJudge* judge) {
+  if (team_.has_helpers()) share_facts(facts);
+  StageFactors factors(backend_, team_, sums, facts, phases_);
   return class_by_class(
       layers, [&](const LayerClass& members) { return solve_class(members, factors, block, judge); });
 }
 
+SolvedStage StageSolver::solve(const StageSums& sums, const std::vector<LayerToQuantize>& layers,
+                               std::int64_t block, HeldOutJudge* judge) {
+  const StageFacts facts{sums.hessian.n, is_too_thin(total_tokens_, min_tokens_), sums.cross.rows > 0,
+                         sums.cross.target, judge != nullptr};
+  return solve_all(&sums, facts, layers, block, judge);
+}
+
+SolvedStage StageSolver::help(const std::vector<LayerToQuantize>& layers, std::int64_t block) {
+  GPTQ_EXPECT(team_.helps(team_.comm.rank()));
+  return solve_all(nullptr, {}, layers, block, nullptr);
+}
+
 SolvedStage StageSolver::round_to_nearest(const std::vector<LayerToQuantize>& layers, std::int64_t block) {
+  GPTQ_EXPECT(!team_.has_helpers());
   return class_by_class(layers, [&](const LayerClass& members) {
     StageFactor none;
-    none.columns = natural_columns(members.layers[0].weight->shape[1], members.section);
-    return solve_over_ranks(members, none, block,
-                            [&](const std::vector<RowsToSolve>& parts, const std::vector<RowRange>&) {
-                              const auto scope = phases_.in("solve");
-                              return backend_.kernels().solve_rows(parts, none.columns, nullptr, 0,
-                                                                   solve_options(members.section));
-                            });
+    none.columns = natural_columns(members.layers[0].columns(), members.section);
+    return solve_over_ranks(members, none, own_rows(members, none), block, [&](const OwnRows& own) {
+      const auto scope = phases_.in("solve");
+      return backend_.kernels().solve_rows(own.parts(), none.columns, nullptr, 0,
+                                           solve_options(members.section));
+    });
   });
 }
 

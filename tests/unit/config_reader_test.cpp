@@ -52,6 +52,22 @@ TEST(ConfigReader, ReadsEveryType) {
       << "a key that is not given keeps its default";
 }
 
+TEST(ConfigReader, NumbersThatTheProgramMayChooseTakeAuto) {
+  const auto job_of = [](const std::string& lines) {
+    const JobFile file(std::string(kValid) + "parallel:\n" + lines);
+    return read_job(file.path(), {});
+  };
+  EXPECT_EQ(job_of("  stages: 2\n  replicas: auto\n").parallel.stages, 2);
+  EXPECT_EQ(job_of("  stages: 2\n  replicas: auto\n").parallel.replicas, 0);
+  EXPECT_EQ(job_of("  stages: auto\n").parallel.stages, 0);
+  EXPECT_THAT(mistakes(std::string(kValid) + "parallel:\n  stages: 0\n  replicas: many\n  solvers: root\n"),
+              ElementsAre("FILE:3:11: parallel.stages: '0' is not allowed; valid: auto or at least 1",
+                          "FILE:4:13: parallel.replicas: expected an integer: auto or at least 1, got 'many'",
+                          "FILE:5:12: parallel.solvers: 'root' is not allowed; valid: auto, world or stage"));
+  EXPECT_THAT(mistakes(std::string(kValid) + "compute:\n  threads: auto\n"),
+              ElementsAre(HasSubstr("write decimal digits only")));
+}
+
 TEST(ConfigReader, SectionWithoutKeysMeansDefaults) {
   EXPECT_THAT(mistakes(std::string(kValid) + "eval:\n  # data: [a.h5]\n"), ElementsAre());
 }

@@ -75,6 +75,7 @@ JobConfig unusual_job() {
                {"a: 'b", {{"group_size", "32"}}}};
   job.fallback = {11, 5};
   job.compute = {"cpu", "fp32", 3, "disk", "/a place"};
+  job.parallel = {2, 3, "stage"};
   job.output = {.path = "null",
                 .overwrite = true,
                 .format = "dequantized",
@@ -112,7 +113,8 @@ TEST(ConfigSchema, ResultKeysAreTheJobsIdentity) {
   for (const char* path :
        {"compute.threads", "fallback.max_layers", "report.errors", "output.path", "output.overwrite",
         "checkpoint.enabled", "checkpoint.path", "checkpoint.interval", "checkpoint.keep", "comm.timeout",
-        "log.level", "log.progress", "eval.model", "eval.data", "eval.num_samples"}) {
+        "parallel.stages", "parallel.replicas", "parallel.solvers", "log.level", "log.progress", "eval.model",
+        "eval.data", "eval.num_samples"}) {
     EXPECT_EQ(base.count(path), 0u) << path << " never changes the output's bytes";
   }
   JobConfig faster = job;

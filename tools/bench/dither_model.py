@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
-from fetch_demo_model import to_bf16_bytes  # noqa: E402
+from gguf_model import to_bf16_bytes  # noqa: E402
 
 BLOCK_COLUMNS, LEVELS = 32, 16
 

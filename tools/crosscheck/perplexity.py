@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Perplexity of a GPTQ model as another system understands it, over the windows of an evaluation file.
+"""Perplexity of a model as another system understands it, over the windows of an evaluation file.
 
-The model is loaded by GPTQModel or transformers. Its quantized layers are dequantized by the loader's own code into
+A GPTQ model is loaded by GPTQModel or transformers (an ordinary one by `--loader source`: transformers, in float32). Its quantized layers are dequantized by the loader's own code into
 float32, so that the figure tells how the bytes were understood rather than how a 16-bit kernel rounds; that the kernels
 run and agree is checked on the first tokens. Prints one JSON line: {"loader", "perplexity", "tokens", "kernel_difference"}.
 """
@@ -38,7 +38,13 @@ def load_with_transformers(path):
         path, dtype=torch.float16, device_map="cpu", quantization_config=GPTQConfig(bits=bits, backend="gptq_torch"))
 
 
-LOADERS = {"gptqmodel": load_with_gptqmodel, "transformers": load_with_transformers}
+def load_source(path):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+
+
+LOADERS = {"gptqmodel": load_with_gptqmodel, "transformers": load_with_transformers, "source": load_source}
 
 
 def dequantize_layers(model):
@@ -69,14 +75,15 @@ def main():
     parser.add_argument("--loader", choices=sorted(LOADERS), required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True, help="evaluation file (docs/calibration-format.md)")
+    parser.add_argument("--windows", type=int, help="only the file's first (all)")
     args = parser.parse_args()
     with h5py.File(args.data) as file:
-        windows = [row[:length].tolist() for row, length in zip(file["input_ids"][:], file["lengths"][:])]
+        windows = [row[:length].tolist() for row, length in zip(file["input_ids"][: args.windows], file["lengths"][: args.windows])]
     model = LOADERS[args.loader](args.model).eval()
     with torch.no_grad():
         by_kernel = negative_log_likelihood(model, windows[0][:KERNEL_TOKENS])
-        if dequantize_layers(model) == 0:
-            sys.exit(f"{args.loader} loaded {args.model} without a quantized layer")
+        if (dequantize_layers(model) == 0) != (args.loader == "source"):
+            sys.exit(f"{args.loader} loaded {args.model} {'with' if args.loader == 'source' else 'without'} a quantized layer")
         by_weights = negative_log_likelihood(model, windows[0][:KERNEL_TOKENS])
         total = sum(negative_log_likelihood(model, window) for window in windows)
     tokens = sum(len(window) - 1 for window in windows)

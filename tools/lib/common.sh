@@ -31,21 +31,35 @@ handbook_directory() {
   done
 }
 
+# all_requirements FILE: its lines, with those of the files that it takes in by -r in their place.
+all_requirements() {
+  local line
+  while IFS= read -r line; do
+    case "$line" in
+      "-r "*) all_requirements "$(dirname "$1")/${line#-r }" ;;
+      *) printf '%s\n' "$line" ;;
+    esac
+  done <"$1"
+}
+
 # make_venv NAME REQUIREMENTS_FILE [PYTHON]: makes or updates the virtual environment CACHE_DIR/NAME; prints its python.
 # A copy of the requirements inside marks it complete; pip runs only where they changed.
 make_venv() {
   local folder="$CACHE_DIR/$1" requirements="$2" python="${3:-python3}"
-  if ! cmp -s "$requirements" "$folder/requirements.installed"; then
+  if ! all_requirements "$requirements" | cmp -s - "$folder/requirements.installed"; then
     log "making the Python environment $1"
     mkdir -p "$CACHE_DIR"
     [ -x "$folder/bin/python" ] || "$python" -m venv "$folder" >&2 || return 1
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$requirements" >&2 || return 1
-    cp "$requirements" "$folder/requirements.installed"
+    all_requirements "$requirements" >"$folder/requirements.installed"
   fi
   printf '%s\n' "$folder/bin/python"
 }
 
 tools_python() { make_venv venv-tools "$REPO_DIR/tools/requirements.txt"; }
+
+# gguf_python: the same with what converting any GGUF needs.
+gguf_python() { make_venv venv-gguf "$REPO_DIR/tools/requirements-gguf.txt"; }
 
 # build_targets [TARGET...]: configures and builds what changed; without names, everything.
 build_targets() {

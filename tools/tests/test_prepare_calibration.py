@@ -13,7 +13,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 TOOLS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TOOLS), str(TOOLS / "lib")]
@@ -101,6 +101,35 @@ class PrepareCalibration(unittest.TestCase):
         ids, _, attributes, _ = self.run_tool("--source", self.text, "--contiguous", "--seqlen", 30)
         self.assertEqual(self.ids[: 13 * 30], ids.ravel().tolist())
         self.assertEqual("contiguous", attributes["mode"])
+
+    def begin_texts_with_a_bos_token(self):
+        self.write_config(vocab_size=64, bos_token_id=49)
+        path = str(self.model / "tokenizer.json")
+        tokenizer = Tokenizer.from_file(path)
+        tokenizer.post_processor = processors.TemplateProcessing(single="w49 $A", special_tokens=[("w49", 49)])
+        tokenizer.save(path)
+
+    def test_every_window_begins_with_bos(self):
+        self.begin_texts_with_a_bos_token()
+        plain, *_ = self.run_tool("--source", self.text, "--contiguous", "--seqlen", 8, "--nsamples", 2)
+        self.assertEqual([49, *self.ids[:15]], plain.ravel().tolist(), "without --bos the tokenizer begins the text alone")
+        ids, lengths, *_ = self.run_tool("--source", self.text, "--contiguous", "--seqlen", 8, "--nsamples", 2, "--bos")
+        self.assertEqual([[49, *self.ids[:7]], [49, *self.ids[7:14]]], ids.tolist())
+        self.assertEqual([8, 8], lengths.tolist())
+        ids, *_ = self.run_tool("--source", self.text, "--seqlen", 8, "--nsamples", 3, "--bos")
+        start = random.Random(0).randint(0, 400 - 7 - 1)
+        self.assertEqual([49, *self.ids[start: start + 7]], ids[0].tolist())
+        ids, *_ = self.run_tool("--source", self.write_rows(5, 9), "--mode", "rows", "--pack", "--seqlen", 7, "--nsamples",
+                                2, "--bos")
+        self.assertEqual([[49, *range(6)], [49, *range(6, 12)]], ids.tolist(), "documents get none of their own")
+
+    def test_refuses_bos_where_it_is_none_of_its_business(self):
+        self.begin_texts_with_a_bos_token()
+        self.assert_refused("--bos goes with windows", "--ids", self.write("a.json", "[1, 2]"), "--bos")
+        self.assert_refused("--bos goes with windows", "--source", self.text, "--mode", "rows", "--bos")
+        self.assert_refused("at least 3 tokens", "--source", self.text, "--seqlen", 2, "--bos")
+        self.write_config(vocab_size=64)
+        self.assert_refused("has no bos_token_id", "--source", self.text, "--bos")
 
     def test_seqlen_is_capped_with_a_note(self):
         ids, *_ = self.run_tool("--source", self.text, "--nsamples", 2, "--seqlen", 2048)
