@@ -43,7 +43,7 @@ JobOperations::JobOperations(const PlanRequest& request, const Plan& plan, const
   GPTQ_EXPECT(choice.grid.ranks() == request.ranks);
 }
 
-RankPlaces JobOperations::places(const Team& team) const {
+RankPlaces JobOperations::places(const LaneTeam& team) const {
   int ranks = 0;
   for (const Lane* lane : team) ranks += lane->count;
   return {ranks, std::min(ranks, choice_.ranks_on_node)};
@@ -97,7 +97,7 @@ void JobOperations::spend(Lane& lane, const char* phase, double seconds) {
 
 // ---- messages
 
-void JobOperations::meet(const Team& team, const char* phase, double seconds) {
+void JobOperations::meet(const LaneTeam& team, const char* phase, double seconds) {
   std::vector<OperationId> before;
   for (const Lane* lane : team)
     if (lane->last >= 0) before.push_back(lane->last);
@@ -111,7 +111,7 @@ void JobOperations::count_ring(double bytes_a_rank, const RankPlaces& places) {
   links_ += Costs::ring(bytes_a_rank, places);
 }
 
-void JobOperations::exchange(const Team& team, const char* phase, double bytes_a_rank, double rounds) {
+void JobOperations::exchange(const LaneTeam& team, const char* phase, double bytes_a_rank, double rounds) {
   const RankPlaces all = places(team);
   meet(team, phase, costs_.all_to_all(bytes_a_rank, rounds, all));
   links_ += Costs::to_all(bytes_a_rank, all);
@@ -199,7 +199,7 @@ OperationId JobOperations::read(Lane& lane, const BlockWork& work, bool prepares
   return simulator_.add(decode);
 }
 
-void JobOperations::load(const Team& team, const BlockWork& work, bool prepares) {
+void JobOperations::load(const LaneTeam& team, const BlockWork& work, bool prepares) {
   for (Lane* lane : team) {
     const OperationId there = read(*lane, work, prepares);
     lane->taken = wait(*lane, "load", {there});  // the next block's reading begins
@@ -245,7 +245,7 @@ void JobOperations::write(int stage, const BlockWork& work) {
   }
 }
 
-void JobOperations::checkpoint(const Team& team, double streams) {
+void JobOperations::checkpoint(const LaneTeam& team, double streams) {
   const double hidden = 4 * streams * static_cast<double>(request_.model.config().hidden_size);
   const bool copies = !machine_.is_cpu() && place_ == Place::device && machine_.device.copy > 0;
   for (Lane* lane : team) {
@@ -270,7 +270,7 @@ void JobOperations::wait_for_files() {
   for (const Lane& lane : lanes_.all())
     if (lane.written >= 0) written.push_back(lane.written);
   wait(lanes_.all().front(), "export", written);
-  const Team world = lanes_.world();
+  const LaneTeam world = lanes_.world();
   meet(world, "export", costs_.barrier(places(world)));
 }
 

@@ -9,7 +9,7 @@
 /// Private to the simulation of a job.
 namespace gptq {
 
-using Team = std::vector<Lane*>;
+using LaneTeam = std::vector<Lane*>;
 
 /// The way of one stream's hidden states: which piece of which lane is where.
 struct PipeStream {
@@ -26,7 +26,7 @@ class JobOperations {
   Lanes& lanes() { return lanes_; }
   const Costs& costs() const { return costs_; }
   const TokenShare& everyone() const { return everyone_; }  ///< the samples of all replicas
-  RankPlaces places(const Team& team) const;
+  RankPlaces places(const LaneTeam& team) const;
 
   // ---- work
   OperationId compute(Lane& lane, const char* phase, const WorkList& work,
@@ -39,11 +39,11 @@ class JobOperations {
 
   // ---- messages
   /// All of them come together; then each is busy for so long.
-  void meet(const Team& team, const char* phase, double seconds);
+  void meet(const LaneTeam& team, const char* phase, double seconds);
   /// A ring in which each rank sends so many bytes, to be counted.
   void count_ring(double bytes_a_rank, const RankPlaces& places);
   /// Each rank sends so many bytes, as many to each other: in so many rounds.
-  void exchange(const Team& team, const char* phase, double bytes_a_rank, double rounds);
+  void exchange(const LaneTeam& team, const char* phase, double bytes_a_rank, double rounds);
   /// Work on all chunks of a stage, a piece after the other, each when it has arrived.
   using PieceWork = std::function<std::pair<WorkList, double>(const Lane&)>;  ///< and bytes of rows
   std::vector<std::vector<OperationId>> flow(int stage, const char* phase, const PipeStream& stream,
@@ -53,13 +53,13 @@ class JobOperations {
 
   // ---- files
   /// A block's way into the memory of the ranks, beside their work; `prepares`: it is made ready to multiply.
-  void load(const Team& team, const BlockWork& work, bool prepares);
+  void load(const LaneTeam& team, const BlockWork& work, bool prepares);
   /// Reading begins.
   void start_reading();
   /// A finished block's way to its file, beside the work.
   void write(int stage, const BlockWork& work);
   /// A copy of the state, and its way to its file beside the work.
-  void checkpoint(const Team& team, double streams);
+  void checkpoint(const LaneTeam& team, double streams);
   void wait_for_files();
 
   SimulatedJob run();

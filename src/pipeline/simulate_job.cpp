@@ -134,7 +134,7 @@ class JobExpander {
     operations_.hand_off(stage, done, reference_stream_);
   }
 
-  void advance_reference(const Team& team, std::int64_t step, const BlockWork& work) {
+  void advance_reference(const LaneTeam& team, std::int64_t step, const BlockWork& work) {
     const bool experts = work.step_has_experts(step);
     for (Lane* lane : team)
       operations_.compute_rows(*lane, "reference", work.advance(step, share(*lane, experts).all),
@@ -142,7 +142,7 @@ class JobExpander {
   }
 
   void quantize(int stage, const BlockWork& work) {
-    const Team team = lanes().stage(stage);
+    const LaneTeam team = lanes().stage(stage);
     const bool forward = calibrates_ && !choice_.full_precision;
     const bool beside = forward && reference_ == ReferenceStream::all && !keeps_inputs();
     const bool sequential = request_.job.quantization.true_sequential;
@@ -178,7 +178,7 @@ class JobExpander {
     pass_safe_point(stage);
   }
 
-  void pass_held_out(const Team& team, const BlockWork& work) {
+  void pass_held_out(const LaneTeam& team, const BlockWork& work) {
     for (Lane* lane : team)
       operations_.compute(*lane, "held out", work.pass(lane->share.held_out, routed_.held_out));
   }
@@ -212,14 +212,14 @@ class JobExpander {
   /// Safe points of one recipe are passed by all ranks; in a stage that works alone, by it.
   void pass_safe_point(int stage) {
     if (!calibrates_) return;
-    const Team team = choice_.full_precision ? lanes().stage(stage) : lanes().world();
+    const LaneTeam team = choice_.full_precision ? lanes().stage(stage) : lanes().world();
     operations_.meet(team, "checkpoint", operations_.costs().barrier(operations_.places(team)));
   }
 
   void quantize_group(int stage, std::int64_t group, const BlockWork& work) {
-    const Team team = lanes().stage(stage);
+    const LaneTeam team = lanes().stage(stage);
     const bool experts = work.has_experts(group);
-    const Team solvers = helps() && calibrates_ && !experts ? lanes().world() : team;
+    const LaneTeam solvers = helps() && calibrates_ && !experts ? lanes().world() : team;
     RankPlaces replicas = operations_.places(team), all = operations_.places(solvers);
     if (experts)  // ranks that share an expert
       replicas = all = {work.expert_share().ranks, std::min(work.expert_share().ranks, all.per_node)};
@@ -247,12 +247,12 @@ class JobExpander {
   }
 
   /// Bytes of a ring among some ranks, and of all rings of that kind in the team.
-  void count(const Team& team, double bytes_a_rank, const RankPlaces& ring) {
+  void count(const LaneTeam& team, double bytes_a_rank, const RankPlaces& ring) {
     const int rings = operations_.places(team).ranks / ring.ranks;
     for (int i = 0; i < rings; ++i) operations_.count_ring(bytes_a_rank, ring);
   }
 
-  void sum(const Team& team, const RankPlaces& replicas, std::int64_t group, const BlockWork& work) {
+  void sum(const LaneTeam& team, const RankPlaces& replicas, std::int64_t group, const BlockWork& work) {
     const bool experts = work.has_experts(group);
     double shortest = std::numeric_limits<double>::infinity();
     for (Lane* lane : team) {
@@ -271,7 +271,7 @@ class JobExpander {
   }
 
   /// The root works, the others wait; owners of experts factor their own.
-  void factor(int stage, const Team& solvers, std::int64_t group, const BlockWork& work) {
+  void factor(int stage, const LaneTeam& solvers, std::int64_t group, const BlockWork& work) {
     if (work.has_experts(group)) {
       for (Lane* lane : solvers) operations_.compute(*lane, "factor", work.factor(group));
       return;
