@@ -38,8 +38,9 @@ ModelShape::ModelShape(const ModelWeights& model)
       rotated_(model.rotation() != nullptr),
       has_head_(model.files().contains(std::string(architecture_.head) + ".weight")) {
   describe_dense();
-  for (const auto& [name, info] : model.files().tensors())
-    source_bytes_ += static_cast<std::int64_t>(info.bytes);
+  for (const auto& [name, info] : model.files().tensors()) {
+    if (!is_dropped(architecture_, name)) source_bytes_ += static_cast<std::int64_t>(info.bytes);
+  }
   if (model.files().contains(model.head_source()))
     head_bytes_ = static_cast<std::int64_t>(model.files().info(model.head_source()).bytes);
   for (std::int64_t block = 0; block < config_.num_hidden_layers; ++block) {

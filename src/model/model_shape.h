@@ -41,7 +41,7 @@ class ModelShape {
   DType dtype_of(const std::string& module) const;  ///< of a linear's weight in memory, by its full name
   /// Of a linear's weight in the source, with the scales of its blocks where it has them.
   std::int64_t stored_bytes(const std::string& module, const LinearShape& layer) const;
-  std::int64_t source_bytes() const { return source_bytes_; }  ///< of all tensors
+  std::int64_t source_bytes() const { return source_bytes_; }  ///< of all tensors but those that are dropped
   std::int64_t head_bytes() const { return head_bytes_; }      ///< of what the head is made from
   /// Of a head that the output has and no tensor of the source is; 0 where there is one, or none is written.
   std::int64_t untied_head_bytes() const;

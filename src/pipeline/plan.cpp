@@ -140,7 +140,6 @@ MemoryQuestion question_of(const PlanRequest& request) {
   question.reference = question.calibrates && uses_reference(request.job);
   question.keeps_inputs = question.reference && request.stages > 1;
   question.refines = request.job.quantization.refine_sweeps > 0;
-  question.turns_tables = request.model.rotated();
   question.checkpoints = request.job.checkpoint.enabled;
   question.hidden_size = config.hidden_size;
   question.embedding_bytes =

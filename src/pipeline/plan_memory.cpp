@@ -224,7 +224,8 @@ HostMemory host_memory(const MemoryQuestion& q) {
   }
   // A group's codes come from the kernel, go through messages and into layers.
   memory.result_bytes = 2 * q.block.parameters + (q.ranks > 1 ? 3 : 1) * widest_codes;
-  if (q.calibrates || q.turns_tables) memory.embedding_bytes = q.embedding_bytes;
+  // Also where nothing is calibrated: the root looks through the tables for NaN before it begins.
+  memory.embedding_bytes = q.embedding_bytes;
   if (q.calibrates) {
     if (computes_here) {
       memory.weight_bytes += element(q) * q.block.parameters * (q.reference ? 2 : 1);

@@ -22,7 +22,6 @@ struct MemoryQuestion {
   bool keeps_inputs = false;  ///< of that stream, those of a whole block
   bool refines = false;
   bool checkpoints = true;
-  bool turns_tables = false;  ///< embedding and head are in memory when they are written: a rotated model
   std::int64_t hidden_size = 0;
   std::int64_t most_tokens = 0;  ///< of a rank
   std::int64_t most_held_out_tokens =
