@@ -80,7 +80,7 @@ void forecast(const CommandLine& line, const JobConfig& job) {
     return;
   }
   const Forecast result = forecast_job(job, options);
-  std::printf("%s%s", result.plan.text(-1, 1e9).c_str(), forecast_text(result).c_str());
+  std::printf("%s%s", result.plan.text(-1, result.disk_speed).c_str(), forecast_text(result).c_str());
   if (!line.json.empty()) write_text(line.json, to_json(result));
 }
 

@@ -93,7 +93,7 @@ void write_report(const Report& report, const std::filesystem::path& directory);
 /// The phases as a table, a line a row, in the order of the work: seconds, arithmetic or bytes, rate, share
 /// of the machine's.
 std::vector<std::string> phase_table(const Report& report);
-/// The phases beside what was predicted of them; nothing where nothing was.
+/// The phases beside what was predicted of them; nothing where nothing was, or an earlier attempt did a part.
 std::vector<std::string> comparison_table(const Report& report);
 /// "perplexity 21.30, source 19.00, error of the last hidden states 1.20 %"
 std::string held_out_text(const HeldOutFigures& figures);

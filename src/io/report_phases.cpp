@@ -77,7 +77,8 @@ std::vector<std::string> phase_table(const Report& report) {
 }
 
 std::vector<std::string> comparison_table(const Report& report) {
-  if (report.predicted.machine.empty()) return {};
+  // What is predicted is the whole job; an attempt that resumed did a part of it.
+  if (report.predicted.machine.empty() || report.attempts > 1) return {};
   const auto line = [](const std::string& phase, double predicted, double actual) {
     const std::string off =
         predicted > 0 && actual > 0 ? fmt::format("{:+.0f} %", 100 * (predicted / actual - 1)) : "";

@@ -152,13 +152,16 @@ bool fast_bf16(const Machine& machine) {
 
 }  // namespace
 
+void require_links(const Machine& machine, const RankPlaces& places) {
+  if (places.nodes() == 1 || machine.fabric.bandwidth > 0) return;
+  throw UsageError(
+      "{} ranks need more than one node of {} ranks, and the machine description {} has no links.fabric: "
+      "add it, or ask for fewer ranks",
+      places.ranks, places.per_node, machine.name);
+}
+
 PlanRequest on_machine(PlanRequest request, const Machine& machine, int ranks) {
-  if (ranks > machine.node.ranks && machine.fabric.bandwidth == 0) {
-    throw UsageError(
-        "{} ranks need more than one node of {} ranks, and the machine description {} has no links.fabric: "
-        "add it, or ask for fewer ranks",
-        ranks, machine.node.ranks, machine.name);
-  }
+  require_links(machine, {ranks, std::min(ranks, machine.node.ranks)});
   request.ranks = ranks;
   request.ranks_on_node = std::min(ranks, machine.node.ranks);
   request.node_memory_bytes = machine.node.memory;
@@ -215,6 +218,8 @@ Forecast choose(const PlanRequest& request, const Machine& machine, const GridWi
                     machine.name, machine.provenance(), reasons_of(*best, candidates, too_large)};
   forecast.bound = best->bound;
   forecast.quantizable = request.model.quantizable();
+  const int nodes = RankPlaces{request.ranks, request.ranks_on_node}.nodes();
+  forecast.disk_speed = std::min(machine.files.write_all, nodes * machine.files.write_node);
   forecast.uncounted_copies =
       best->plan.activation_place == Place::host && !machine.is_cpu() && machine.device.copy == 0;
   return forecast;

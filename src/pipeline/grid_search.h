@@ -24,8 +24,11 @@ struct Forecast {
   double bound = 0;                  ///< seconds that no schedule of this grid can beat
   bool uncounted_copies = false;     ///< activations move at a rate that the machine does not say
   bool quantizable = true;           ///< false: no version of the program runs this family yet
+  double disk_speed = 0;             ///< bytes/s that the job's nodes together write
 };
 
+/// Throws UsageError where ranks are on several nodes and the description does not say what links those.
+void require_links(const Machine& machine, const RankPlaces& places);
 /// The request on so many ranks of this machine: memory, places, type of arithmetic.
 PlanRequest on_machine(PlanRequest request, const Machine& machine, int ranks);
 

@@ -18,8 +18,9 @@ namespace {
 
 constexpr double kLeastSeconds = 0.03;  ///< of the runs of one case
 constexpr int kLeastRuns = 3;
-constexpr double kLongSeconds = 1.0;     ///< a case that takes longer is run once
-constexpr std::int64_t kMostRows = 256;  ///< rows that are solved in one case
+constexpr double kLongSeconds = 1.0;                       ///< a case that takes longer is run once
+constexpr std::int64_t kMostDeviceRows = 8192;             ///< that are solved in one case
+constexpr std::int64_t kMostRuns = std::int64_t{1} << 20;  ///< that a sum has room for
 
 HostTensor random_values(std::int64_t rows, std::int64_t cols, DType dtype) {
   HostTensor tensor = make_tensor(DType::f32, {rows, cols});
@@ -104,7 +105,7 @@ class KernelTimer {
   std::int64_t tokens() const { return shapes_.chunk_tokens; }
 
   void time_linear(const LinearShape& layer) {
-    const HostTensor values = random_values(layer.out_features, layer.in_features, DType::f32);
+    const HostTensor values = random_values(layer.out_features, layer.in_features, model_.config().dtype);
     const auto weights = kernels_.prepare_linear(values.matrix(), {}, compute_);
     const DeviceMatrix x(backend_, random_values(tokens(), layer.in_features, compute_));
     const DeviceMatrix y(backend_, compute_, tokens(), layer.out_features);
@@ -162,7 +163,7 @@ class KernelTimer {
     const auto width = static_cast<double>(n);
     const DeviceMatrix x(backend_, random_values(tokens(), n, compute_));
     const std::vector<float> maximum(static_cast<std::size_t>(n), 0.5f);
-    HessianSum sum = make_hessian_sum(backend_, maximum, 64 * tokens());
+    HessianSum sum = make_hessian_sum(backend_, maximum, kMostRuns * tokens());
     time("hessian" + suffix_, width * width * static_cast<double>(tokens()), [&] {
       for (const PanelRange& range : kernels_.hessian_ranges(n))
         kernels_.accumulate_hessian(x.matrix(), sum.exponents, range, sum.values());
@@ -179,16 +180,23 @@ class KernelTimer {
     const DeviceMatrix d(backend_, random_values(tokens(), group.cross_rows, compute_));
     const std::vector<float> bound(static_cast<std::size_t>(group.cross_rows), 0.5f);
     const CrossSum cross =
-        make_cross_sum(backend_, CorrectionTarget::residual, bound, group.in_features, 64 * tokens());
+        make_cross_sum(backend_, CorrectionTarget::residual, bound, group.in_features, kMostRuns * tokens());
     time("cross" + suffix_, 2 * static_cast<double>(group.cross_rows * group.in_features * tokens()), [&] {
       kernels_.accumulate_cross(d.matrix(), cross.d_exponents, x.matrix(), sum.exponents, cross.values());
     });
   }
 
+  /// So many rows that all threads, or the whole device, have some: 64 are a thread's panel.
+  std::int64_t rows_at_once(const GroupShape& group) const {
+    const std::int64_t share = std::max<std::int64_t>(1, group.quantized_rows / shapes_.row_shares);
+    const std::int64_t most =
+        backend_.shares_host_memory() ? 4 * SolveOptions::kPanelRows * backend_.threads() : kMostDeviceRows;
+    return std::min(share, most);
+  }
+
   void time_row_solvers(const GroupShape& group, StageFactor& factor) {
     const std::int64_t n = group.in_features;
-    const std::int64_t count = std::max<std::int64_t>(
-        1, std::min({kMostRows, group.quantized_rows / shapes_.row_shares, group.quantized_rows}));
+    const std::int64_t count = rows_at_once(group);
     const HostTensor weights = random_values(count, n, DType::f32);
     const std::vector<RowsToSolve> parts{{weights.matrix()}};
     const SolveOptions options = solve_options(job_.quantization);

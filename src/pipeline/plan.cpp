@@ -80,10 +80,9 @@ void add_block(const BlockShape& shape, std::int64_t block, const PlanRequest& r
   plan.output_bytes -= shape.saved_bytes;
 }
 
-/// Rows of the experts that a rank has at hand.
-std::int64_t routed_rows(const PlanRequest& request, const BlockShape& block, std::int64_t tokens) {
-  const std::int64_t experts = block.groups.back().experts;
-  return experts == 0 ? 0 : (tokens * request.model.experts_per_token() + experts - 1) / experts;
+/// Rows of the expert that a rank has at hand.
+std::int64_t routed_rows(const Plan& plan) {
+  return plan.experts == 0 ? 0 : (plan.tokens * plan.experts_per_token + plan.experts - 1) / plan.experts;
 }
 
 void plan_samples(const PlanRequest& request, const std::vector<Chunk>& chunks, Plan& plan,
@@ -191,11 +190,14 @@ Plan make_plan(const PlanRequest& request) {
     add_block(measure_block(request.model, job, recipe, block, plan.compute), block, request, plan);
     // Of experts, the present one and the next are in memory.
     BlockShape shape = measure_block(request.model, job, recipe, block, plan.compute, 2);
+    if (shape.groups.back().experts > 0) {  // a dense block may be larger than one of experts (DeepSeek)
+      plan.experts = shape.groups.back().experts;
+      question.expert_inputs = shape.groups.back().in_features;
+    }
     if (shape.loaded_bytes > question.block.loaded_bytes) question.block = std::move(shape);
   }
-  question.routed_rows = routed_rows(request, question.block, plan.tokens);
-  plan.experts = question.block.groups.back().experts;
   plan.experts_per_token = request.model.experts_per_token();
+  question.routed_rows = routed_rows(plan);
   if (!question.calibrates) {
     plan.flops = {};
     plan.reduced_bytes = plan.broadcast_bytes = 0;

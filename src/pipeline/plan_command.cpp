@@ -38,13 +38,14 @@ class Forecaster {
   Forecaster(const JobConfig& job, const ForecastOptions& options)
       : machine_(read_machine(find_machine(options.machine))), request_{job, shape_of_source(job), {}} {
     for (const std::string& note : check_recipe(request_.model, job)) log::warn("{}", note);
-    if (!options.grid.empty()) wish_ = parse_grid(options.grid);
+    wish_ = options.grid.empty() ? GridWish{job.parallel.stages, job.parallel.replicas}
+                                 : parse_grid(options.grid);
     if (job.quantization.method == "gptq") {
       request_.sample_lengths = options.samples.empty()
                                     ? lengths_of_samples(job, request_.model.config().vocab_size)
                                     : parse_samples(options.samples);
     }
-    if (options.ranks_per_node > 0) machine_.node.ranks = options.ranks_per_node;
+    if (options.ranks_per_node > 0) use_places(options.ranks_per_node);
   }
 
   int places_of_a_node() const { return machine_.node.ranks; }
@@ -52,6 +53,14 @@ class Forecaster {
   Forecast on(int ranks) const { return choose(on_machine(request_, machine_, ranks), machine_, wish_); }
 
  private:
+  void use_places(int ranks) {
+    if (!machine_.is_cpu() && ranks > machine_.node.ranks) {
+      throw UsageError("--ranks-per-node: {} ranks on a node of {} devices; each rank needs its own", ranks,
+                       machine_.node.ranks);
+    }
+    machine_.node.ranks = ranks;
+  }
+
   Machine machine_;
   PlanRequest request_;
   GridWish wish_;

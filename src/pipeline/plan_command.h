@@ -15,7 +15,7 @@ struct ForecastOptions {
   std::string machine;     ///< file or name
   int ranks = 0;           ///< 0: all places of one node
   int ranks_per_node = 0;  ///< 0: as many as a node has places
-  std::string grid;        ///< "2x4"; empty: the best
+  std::string grid;        ///< "2x4"; empty: what the job's parallel.* ask for, else the best
   std::string samples;     ///< "128x2048": instead of the calibration file's
 };
 

@@ -79,8 +79,8 @@ std::int64_t staging_bytes(const MemoryQuestion& q) {
 /// streams.
 std::int64_t expert_row_bytes(const MemoryQuestion& q) {
   if (q.routed_rows == 0) return 0;
-  const std::int64_t inner = q.block.groups.back().in_features;
-  return q.routed_rows * (q.reference ? 2 : 1) * (element(q) * (q.hidden_size + inner) + 4 * q.hidden_size);
+  const std::int64_t columns = q.hidden_size + q.expert_inputs;
+  return q.routed_rows * (q.reference ? 2 : 1) * (element(q) * columns + 4 * q.hidden_size);
 }
 
 /// What the blocks' kernels need of a chunk: the outputs that are on their way, and a group's input and the

@@ -30,8 +30,9 @@ struct MemoryQuestion {
   std::int64_t largest_chunk = 0;    ///< tokens
   std::int64_t embedding_bytes = 0;
   std::int64_t blocks = 0;
-  std::int64_t routed_rows = 0;  ///< of an expert; 0: there are none
-  BlockShape block;              ///< the largest; of its experts, those in memory
+  std::int64_t routed_rows = 0;    ///< of an expert; 0: there are none
+  std::int64_t expert_inputs = 0;  ///< columns that go into an expert's last linear
+  BlockShape block;                ///< the largest; of its experts, those in memory
 };
 
 /// All activations of the rank: the residual stream (twice without true_sequential) and a group's input; the

@@ -16,6 +16,7 @@
 #include "pipeline/checkpointer.h"
 #include "pipeline/end_to_end.h"
 #include "pipeline/grid_choice.h"
+#include "pipeline/grid_search.h"
 #include "pipeline/head_quantizer.h"
 #include "pipeline/job_context.h"
 #include "pipeline/job_directory.h"
@@ -25,7 +26,6 @@
 #include "pipeline/plan.h"
 #include "pipeline/progress.h"
 #include "pipeline/resume.h"
-#include "pipeline/simulate_job.h"
 
 namespace gptq {
 namespace {
@@ -148,6 +148,11 @@ class QuantizeJob {
     choice.grid = {1, comm_.size()};
     choice.threads = compute_.backend->threads();
     choice.ranks_on_node = request.ranks_on_node;
+    require_links(machine, {comm_.size(), request.ranks_on_node});
+    if (machine.is_cpu() == request.device.separate) {
+      throw UsageError("--machine: {} describes a machine of {}, but this job computes on {}", machine.name,
+                       machine.is_cpu() ? "CPUs" : machine.device.kind, compute_.backend->describe());
+    }
     const SimulatedJob predicted = simulate(request, plan_, machine, choice);
     report_.predicted = {machine.name + ", " + machine.provenance(), predicted.root};
     log::info("{} predicted by {}", duration_text(predicted.seconds), report_.predicted.machine);

@@ -181,6 +181,9 @@ TEST_F(ShapeOfExperts, DeepSeekV3IsReadInEightBits) {
   const BlockShape resident = measure_block(model, job, Recipe(job.quantization), 3, DType::bf16, 2);
   EXPECT_EQ(resident.expert_parameters, 2 * 3 * 7168LL * 2048);
   EXPECT_EQ(resident.loaded_bytes, 2 * resident.parameters);
+  const Plan plan = make_plan(on_machine({job, model, std::vector<std::int64_t>(8, 64)}, any_machine(), 8));
+  EXPECT_EQ(plan.experts, 256) << "though a dense block is larger than one with two experts in memory";
+  EXPECT_EQ(plan.experts_per_token, 8);
   EXPECT_NEAR(static_cast<double>(ModelShape(configs() / "models" / "kimi-k2", false).parameters()), 1.026e12,
               0.001e12);
 }
