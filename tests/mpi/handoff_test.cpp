@@ -16,6 +16,7 @@
 #include "backend/device_matrix.h"
 #include "comm/mpi_communicator.h"
 #include "mpi_world.h"
+#include "support/places.h"
 #include "support/temp_directory.h"
 
 namespace gptq::test {
@@ -27,8 +28,8 @@ constexpr int kStreams = 2;
 
 /// Memory that the host cannot touch, and queues whose work is done as late as they allow.
 std::unique_ptr<Backend> make_far_backend() {
-#ifdef GPTQ_EMULATED_PLUGIN
-  setenv("GPTQ_HPC_CUDA_PLUGIN", GPTQ_EMULATED_PLUGIN, 1);
+#ifdef GPTQ_TEST_EMULATION
+  setenv("GPTQ_HPC_CUDA_PLUGIN", emulated_plugin().c_str(), 1);
   setenv("GPTQ_EMULATION_STREAMS", "lazy", 1);  // read when the first work is put into a queue
   auto backend = make_backend({"cuda", 1, 0});
   unsetenv("GPTQ_HPC_CUDA_PLUGIN");
