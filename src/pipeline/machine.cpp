@@ -19,7 +19,8 @@ std::vector<fs::path> machine_folders() {
   std::error_code error;
   const fs::path program = fs::read_symlink("/proc/self/exe", error).parent_path();
   const fs::path below = fs::path("configs") / "machines";
-  return {below, program / below, program.parent_path() / below,
+  // A bundle has them beside bin/, a clone above build/NAME/.
+  return {below, program / below, program.parent_path() / below, program.parent_path().parent_path() / below,
           program.parent_path() / "share" / "gptq-hpc" / "machines"};
 }
 

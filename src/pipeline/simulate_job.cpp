@@ -84,8 +84,10 @@ class JobExpander {
         hidden * static_cast<double>(config.vocab_size) * static_cast<double>(size_of(config.dtype));
     for (Lane* lane : lanes().stage(0)) {
       const double streams = reference_ == ReferenceStream::all ? 2 : 1;
+      const double tables = reference_ == ReferenceStream::none ? 1 : 2;  // each stream reads its own
       const auto tokens = static_cast<double>(lane->share.all.tokens);
-      operations_.compute(*lane, "embed", {{"decode", table, 1}, {"rows", streams * tokens * hidden * 6, 1}});
+      operations_.compute(*lane, "embed",
+                          {{"decode", table, tables}, {"rows", streams * tokens * hidden * 6, 1}});
     }
   }
 
