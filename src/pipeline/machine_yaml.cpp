@@ -125,7 +125,8 @@ std::string set_together(const RawValue& value, std::vector<double>& together) {
 std::string points_text(const std::vector<RatePoint>& points) {
   std::vector<std::string> texts;
   for (const RatePoint& point : points)
-    texts.push_back(fmt::format("[{}, {}]", number_text(point.work), number_text(point.rate)));
+    texts.push_back(
+        fmt::format("[{}, {}]", point.work, number_text(point.rate)));  // works must not fall together
   return fmt::format("[{}]", fmt::join(texts, ", "));
 }
 

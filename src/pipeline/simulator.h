@@ -50,7 +50,7 @@ struct Outcome {
 /// queue that is not done (a queue works off its operations one at a time, in the order of insertion) and all
 /// operations that it waits for are done. Then it gets its fair share of a resource: all that use it at a
 /// time share its rate by their weights, but none gets more than its `most`, and what one leaves goes to the
-/// others (max-min fairness). Deterministic. A few microseconds an operation.
+/// others (max-min fairness). Deterministic.
 class Simulator {
  public:
   int queue(std::string name);
