@@ -143,7 +143,9 @@ class QuantizeJob {
 
   /// What this very layout should take on the machine that was described.
   void predict(const PlanRequest& request) {
-    const Machine machine = read_machine(find_machine(options_.machine));
+    Machine machine = read_machine(find_machine(options_.machine));
+    // Ranks that are bound to cores have no others for reading and packing either.
+    machine.node.cores = std::min(machine.node.cores, available_cores() * request.ranks_on_node);
     GridChoice choice;
     choice.grid = {1, comm_.size()};
     choice.threads = compute_.backend->threads();
