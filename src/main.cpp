@@ -139,12 +139,22 @@ ExitCode run(const CommandLine& line, Communicator& comm) {
   return ExitCode::ok;
 }
 
+/// Ends the job with a message where MPI cannot give one.
+std::unique_ptr<Communicator> world_of(MpiRuntime& mpi) {
+  try {
+    return mpi.world();
+  } catch (const Error& error) {
+    std::fprintf(stderr, "gptq-hpc: %s\n", error.what());
+    mpi.abort(static_cast<int>(error.exit_code()));
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   keep_freed_memory();
   MpiRuntime mpi(&argc, &argv);
-  const std::unique_ptr<Communicator> comm = mpi.world();
+  const std::unique_ptr<Communicator> comm = world_of(mpi);
   CommandLine line;
   int exit_code = 0;
   if (!parse_command_line(argc, argv, comm->is_root(), line, exit_code)) return exit_code;

@@ -1,5 +1,6 @@
 #include <mpi.h>
 
+#include <cstdio>
 #include <cstdlib>
 
 #include "comm/mpi_check.h"
@@ -15,7 +16,7 @@ MpiRuntime::MpiRuntime(int* argc, char*** argv) {
 }
 
 MpiRuntime::~MpiRuntime() {
-  MPI_Finalize();
+  if (MPI_Finalize() != MPI_SUCCESS) std::fputs("gptq-hpc: MPI_Finalize failed\n", stderr);
 }
 
 std::unique_ptr<Communicator> MpiRuntime::world() {

@@ -89,7 +89,7 @@ TEST(BusyRanks, WhoDoesNotAttendIsNamed) {
     comm.all_reduce_sum(ones);  // MPI has to finish what the others began
   } else if (comm.is_root()) {
     EXPECT_THAT(error, AllOf(HasSubstr(rank_text(missing)), HasSubstr("#1 (sum)")));
-    EXPECT_GE(seconds, 2 * kQuick.timeout) << "it had no time to answer";
+    EXPECT_GE(seconds, kQuick.timeout) << "it had no time to answer";  // another may have called before
   } else {
     EXPECT_THAT(error, HasSubstr("looked for the ranks that hang"));
     EXPECT_GE(seconds, 3 * kQuick.timeout) << "the first rank had no time to find it";
@@ -171,7 +171,7 @@ std::vector<std::string> errors_of_all(const std::string& error) {
 
 TEST(BusyRanks, AnEndlessCircleOfMessagesIsFound) {
   if (world().size() < 2) GTEST_SKIP() << "needs two ranks";
-  MpiCommunicator comm(MPI_COMM_WORLD, {0.4, 0.3, 5});
+  MpiCommunicator comm(MPI_COMM_WORLD, {1, 0.5, 5});
   comm.expect_busy_ranks();
   std::byte never{};
   const int next = (comm.rank() + 1) % comm.size();
@@ -184,7 +184,7 @@ TEST(BusyRanks, AnEndlessCircleOfMessagesIsFound) {
 
 TEST(BusyRanks, AnEndlessCircleOverATeamAndAMessageIsFound) {
   if (world().size() < 2) GTEST_SKIP() << "needs two ranks";
-  MpiCommunicator comm(MPI_COMM_WORLD, {0.4, 0.3, 5});
+  MpiCommunicator comm(MPI_COMM_WORLD, {1, 0.5, 5});
   comm.expect_busy_ranks();
   const auto team = comm.split(comm.rank() < 2 ? 0 : 1);
   // Rank 0 waits in the team for rank 1, which waits for a word of rank 0; the others wait for both.
@@ -206,7 +206,7 @@ TEST(BusyRanks, AnEndlessCircleOverATeamAndAMessageIsFound) {
 
 TEST(BusyRanks, RanksThatWaitForOneThatIsBusyAreNoCircle) {
   if (world().size() < 3) GTEST_SKIP() << "needs three ranks";
-  MpiCommunicator comm(MPI_COMM_WORLD, {0.4, 0.3, 5});
+  MpiCommunicator comm(MPI_COMM_WORLD, {1, 0.5, 5});
   comm.expect_busy_ranks();
   const auto team = comm.split(comm.rank() < 2 ? 0 : 1);
   // Rank 0 waits in the team for rank 1, which waits for a word of the last rank.

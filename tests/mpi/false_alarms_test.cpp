@@ -121,7 +121,7 @@ std::string error_in_a_team_that_was_left(const RankWatch::Timing& timing, doubl
 }
 
 TEST_F(FalseAlarms, WhoLeftATeamDoesNotHangInIt) {
-  EXPECT_EQ(error_in_a_team_that_was_left({1, 0.3, 0.3}, 1.9), "");
+  EXPECT_EQ(error_in_a_team_that_was_left({1, 0.3, 3}, 1.9), "");
 }
 
 TEST_F(FalseAlarms, WhoWaitsForEverInATeamThatOthersLeftIsToldSo) {

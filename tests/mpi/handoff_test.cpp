@@ -8,11 +8,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <filesystem>
 #include <limits>
 #include <random>
 #include <thread>
 
 #include "backend/cpu_backend.h"
+#include "backend/cuda_plugin.h"
 #include "backend/device_matrix.h"
 #include "comm/mpi_communicator.h"
 #include "mpi_world.h"
@@ -28,15 +30,16 @@ constexpr int kStreams = 2;
 
 /// Memory that the host cannot touch, and queues whose work is done as late as they allow.
 std::unique_ptr<Backend> make_far_backend() {
-#ifdef GPTQ_TEST_EMULATION
-  setenv("GPTQ_HPC_CUDA_PLUGIN", emulated_plugin().c_str(), 1);
+  // In a bundle the plugin stayed where it was built.
+  if (emulated_plugin().empty() || !std::filesystem::exists(emulated_plugin())) return nullptr;
+  const char* const before = std::getenv(kCudaPluginVariable);
+  const std::string plugin = before != nullptr ? before : "";
+  setenv(kCudaPluginVariable, emulated_plugin().c_str(), 1);
   setenv("GPTQ_EMULATION_STREAMS", "lazy", 1);  // read when the first work is put into a queue
   auto backend = make_backend({"cuda", 1, 0});
-  unsetenv("GPTQ_HPC_CUDA_PLUGIN");
+  unsetenv(kCudaPluginVariable);
+  if (!plugin.empty()) setenv(kCudaPluginVariable, plugin.c_str(), 1);
   return backend;
-#else
-  return nullptr;
-#endif
 }
 
 /// What block `block` makes of a value, as said by row and column of its chunk; small whole numbers, so that

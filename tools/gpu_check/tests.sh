@@ -32,7 +32,9 @@ step_mpi_tests() {
   local program="$ROOT/libexec/mpi_tests" code=0
   [ -x "$program" ] || skip "mpi_tests is not in this bundle"
   # Ranks that share a GPU: NCCL refuses that, so its tests skip themselves here.
-  "$ROOT/bin/mpirun" --oversubscribe --bind-to none -n 2 "$program" || code=$?
+  # Those of hanging ranks wait on purpose, a minute in all, and know nothing of GPUs.
+  "$ROOT/bin/mpirun" --oversubscribe --bind-to none -n 2 "$program" \
+    --gtest_filter='-BusyRanks.*:FalseAlarms.*:RankWatch.*' || code=$?
   [ "$code" -eq 0 ] || failure "ended with code $code"
   note "2 ranks on one GPU; NCCL itself needs two GPUs"
 }
