@@ -14,7 +14,9 @@
 #include "io/report.h"
 #include "io/verify.h"
 #include "pipeline/evaluate.h"
+#include "pipeline/measure_machine.h"
 #include "pipeline/plan.h"
+#include "pipeline/plan_command.h"
 #include "pipeline/quantize_job.h"
 
 namespace {
@@ -29,6 +31,8 @@ JobConfig read_job_everywhere(const CommandLine& line, Communicator& comm) {
     if (line.command == Command::eval) {
       require_for_eval(job);
     } else {
+      // What a plan needs of the calibration file, --samples says.
+      if (!line.plan_samples.empty()) job.calibration.path = line.plan_samples;
       require_for_quantize(job);
     }
   };
@@ -44,9 +48,9 @@ void write_text(const std::string& path, const std::string& text) {
   if (!file) throw IoError("cannot write {}: check that its directory exists and has room", path);
 }
 
-void quantize(const JobConfig& job, bool fresh, Communicator& comm) {
+void quantize(const JobConfig& job, const CommandLine& line, Communicator& comm) {
   catch_stop_signals();
-  const Report report = run_quantize(job, fresh, comm);
+  const Report report = run_quantize(job, {line.fresh, line.machine}, comm);
   if (!comm.is_root()) return;
   if (report.already_finished) {
     log::info("{} already holds this job's finished output; nothing to do (--overwrite does it again)",
@@ -63,6 +67,21 @@ void evaluate(const CommandLine& line, const JobConfig& job, Communicator& comm)
     std::printf("%s  %s  perplexity %.4f\n", result.model.c_str(), result.data.c_str(), result.perplexity);
   }
   if (!line.json.empty()) write_text(line.json, to_json(results));
+}
+
+/// The plan on a described machine.
+void forecast(const CommandLine& line, const JobConfig& job) {
+  const ForecastOptions options{line.machine, line.plan_ranks, line.plan_ranks_per_node, line.plan_grid,
+                                line.plan_samples};
+  if (!line.plan_scaling.empty()) {
+    const std::string csv = scaling_csv(forecast_scaling(job, options, line.plan_scaling));
+    std::printf("%s", csv.c_str());
+    if (!line.plan_csv.empty()) write_text(line.plan_csv, csv);
+    return;
+  }
+  const Forecast result = forecast_job(job, options);
+  std::printf("%s%s", result.plan.text(-1, result.disk_speed).c_str(), forecast_text(result).c_str());
+  if (!line.json.empty()) write_text(line.json, to_json(result));
 }
 
 ExitCode verify(const std::string& path) {
@@ -92,7 +111,12 @@ ExitCode run(const CommandLine& line, Communicator& comm) {
   const JobConfig job = read_job_everywhere(line, comm);
   log::start(comm.rank(), comm.size(), job.log.level);
   comm.set_timeout(job.comm.timeout);
-  if (line.command == Command::plan) {
+  if (line.command == Command::plan && !line.plan_measure.empty()) {
+    const std::string machine = to_yaml(measure_machine(job, comm));
+    run_on_root(comm, [&] { write_text(line.plan_measure, machine); });
+  } else if (line.command == Command::plan && !line.machine.empty()) {
+    run_on_root(comm, [&] { forecast(line, job); });
+  } else if (line.command == Command::plan) {
     PlannedMachines machines;
     machines.ranks = line.plan_ranks > 0 ? line.plan_ranks : comm.size();
     machines.ranks_per_node = line.plan_ranks_per_node;
@@ -110,7 +134,7 @@ ExitCode run(const CommandLine& line, Communicator& comm) {
   } else if (line.command == Command::eval) {
     evaluate(line, job, comm);
   } else {
-    quantize(job, line.fresh, comm);
+    quantize(job, line, comm);
   }
   return ExitCode::ok;
 }

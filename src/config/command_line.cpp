@@ -94,11 +94,23 @@ class Interface {
       command->add_option("--data", line_.eval_data, "Files of tokens instead of eval.data")
           ->type_name("FILE");
     }
-    if (row.command == Command::plan) add_plan_options(command);
+    if (row.command == Command::plan || row.command == Command::quantize) {
+      command
+          ->add_option("--machine", line_.machine,
+                       "Forecast time by phase on this machine: a description's file, or its name in "
+                       "configs/machines")
+          ->type_name("FILE|NAME");
+    }
+    if (row.command == Command::plan) {
+      add_plan_options(command);
+      add_forecast_options(command);
+    }
   }
 
   void add_plan_options(CLI::App* command) {
-    command->add_option("--ranks", line_.plan_ranks, "Answer for so many ranks instead of the present ones")
+    command
+        ->add_option("--ranks", line_.plan_ranks,
+                     "Answer for so many ranks instead of the present ones (with --machine: of one node's)")
         ->check(CLI::Range(1, 1 << 20))
         ->type_name("N");
     command->add_option("--ranks-per-node", line_.plan_ranks_per_node, "Ranks that share a node's memory")
@@ -126,6 +138,39 @@ class Interface {
                      "Matrix products of that GPU, for an estimate of time")
         ->check(CLI::PositiveNumber)
         ->type_name("TFLOP/s");
+  }
+
+  /// What does nothing in some company is refused there, not passed over in silence.
+  void add_forecast_options(CLI::App* command) {
+    CLI::Option* const machine = command->get_option("--machine");
+    for (const char* here :
+         {"--node-memory", "--disk-speed", "--device-memory", "--ranks-per-device", "--device-rate"})
+      machine->excludes(command->get_option(here));
+    command->add_option("--grid", line_.plan_grid, "With --machine: this grid instead of the best")
+        ->needs(machine)
+        ->type_name("STAGESxREPLICAS");
+    command
+        ->add_option("--samples", line_.plan_samples,
+                     "With --machine: so many samples of so many tokens instead of calibration.path")
+        ->needs(machine)
+        ->type_name("COUNTxTOKENS");
+    CLI::Option* const scaling =
+        command->add_option("--scaling", line_.plan_scaling, "With --machine: 1, 2, 4, ... ranks")
+            ->needs(machine)
+            ->excludes(command->get_option("--ranks"))
+            ->excludes(command->get_option("--json"))
+            ->type_name("FIRST..LAST");
+    command->add_option("--csv", line_.plan_csv, "Where --scaling writes its curve")
+        ->needs(scaling)
+        ->type_name("FILE");
+    CLI::Option* const measure =
+        command
+            ->add_option("--measure", line_.plan_measure,
+                         "Measure this machine at the job's shapes (under mpirun, with as many ranks as will "
+                         "run together) and describe it in this file")
+            ->type_name("FILE");
+    for (const char* there : {"--machine", "--ranks", "--ranks-per-node", "--json"})
+      measure->excludes(command->get_option(there));
   }
 
   /// --version and --reference need no command; CLI11 would ask for one.

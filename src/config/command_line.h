@@ -23,6 +23,12 @@ struct CommandLine {
   int plan_ranks_per_device = 1;       ///< plan --ranks-per-device N
   double plan_device_rate = 0;         ///< plan --device-rate TFLOP/s; 0: not known
   int plan_ranks = 0;                  ///< plan --ranks N: answer for N ranks instead of the present ones
+  std::string machine;    ///< plan, quantize --machine FILE|NAME: the description to forecast the time with
+  std::string plan_grid;  ///< plan --grid SxR; empty: the best
+  std::string plan_samples;  ///< plan --samples NxT: instead of the calibration file's
+  std::string plan_scaling;  ///< plan --scaling FIRST..LAST: a forecast for each power of two
+  std::string plan_csv;      ///< plan --csv FILE: of the scaling
+  std::string plan_measure;  ///< plan --measure FILE: describe this machine there
 };
 
 /// Parses argv. `--help`, `--version`, `--reference` and mistakes print to stdout/stderr when `speak` (one

@@ -40,7 +40,8 @@ std::size_t utf8_length(const std::string& text, std::size_t at) {
   return 0;
 }
 
-std::optional<std::string> read_text_file(const std::string& path, std::vector<Mistake>& mistakes) {
+std::optional<std::string> read_text_file(const std::string& path, const DocumentKind& kind,
+                                          std::vector<Mistake>& mistakes) {
   const auto fail = [&](std::string what) {
     mistakes.push_back({path, "", std::move(what)});
     return std::nullopt;
@@ -48,9 +49,11 @@ std::optional<std::string> read_text_file(const std::string& path, std::vector<M
   std::error_code error;
   const auto status = std::filesystem::status(path, error);
   if (!std::filesystem::exists(status)) {
-    return fail("no such job file; check the path (relative ones start at the current directory)");
+    return fail(fmt::format("no such {} file; check the path (relative ones start at the current directory)",
+                            kind.name));
   }
-  if (std::filesystem::is_directory(status)) return fail("is a directory; name the job's YAML file");
+  if (std::filesystem::is_directory(status))
+    return fail(fmt::format("is a directory; name the {}'s YAML file", kind.name));
   errno = 0;
   std::ifstream file(path, std::ios::binary);
   if (!file) return fail(fmt::format("cannot be opened: {}; check its permissions", std::strerror(errno)));
@@ -58,8 +61,9 @@ std::optional<std::string> read_text_file(const std::string& path, std::vector<M
   file.read(text.data(), static_cast<std::streamsize>(text.size()));
   if (file.bad()) return fail("reading failed half way; check the file system");
   text.resize(static_cast<std::size_t>(file.gcount()));
-  if (text.size() > kLargestFile) return fail("is larger than 1 MiB: this is not a job file");
-  if (!is_clean_text(text)) return fail("is not UTF-8 text: this is not a job file");
+  if (text.size() > kLargestFile)
+    return fail(fmt::format("is larger than 1 MiB: this is not a {} file", kind.name));
+  if (!is_clean_text(text)) return fail(fmt::format("is not UTF-8 text: this is not a {} file", kind.name));
   return text;
 }
 
@@ -188,8 +192,9 @@ bool is_clean_text(const std::string& text) {
   return true;
 }
 
-std::vector<RawEntry> read_document(const std::string& path, std::vector<Mistake>& mistakes) {
-  const std::optional<std::string> text = read_text_file(path, mistakes);
+std::vector<RawEntry> read_document(const std::string& path, std::vector<Mistake>& mistakes,
+                                    const DocumentKind& kind) {
+  const std::optional<std::string> text = read_text_file(path, kind, mistakes);
   if (!text) return {};
   Converter converter(path, mistakes);
   try {
@@ -197,15 +202,17 @@ std::vector<RawEntry> read_document(const std::string& path, std::vector<Mistake
     if (const std::optional<YAML::Mark> second = start_of_second_document(*text)) {
       const char* what =
           document.IsNull() ? "from here on, this is no YAML" : "a second document starts here";
-      mistakes.push_back({converter.place(*second), "", std::string(what) + "; a file holds one job"});
+      mistakes.push_back(
+          {converter.place(*second), "", std::string(what) + "; a file holds one " + kind.name});
     } else if (document.IsNull()) {
-      mistakes.push_back({path, "", "is empty; start from configs/quickstart.yaml"});
+      mistakes.push_back({path, "", "is empty; start from " + kind.example});
     }
     if (document.IsNull()) return {};
     if (!document.IsMap()) {
-      mistakes.push_back({converter.place(document.Mark()), "",
-                          "a job is a map of sections ('model:', 'quantization:', ...); start from "
-                          "configs/quickstart.yaml"});
+      mistakes.push_back(
+          {converter.place(document.Mark()), "",
+           fmt::format("a {} is a map of sections{}; start from {}", kind.name,
+                       kind.name == "job" ? " ('model:', 'quantization:', ...)" : "", kind.example)});
       return {};
     }
     return converter.value(document, kLevels).entries;

@@ -7,9 +7,16 @@
 
 namespace gptq {
 
-/// The job file's sections, as written; nothing is known of keys here. What cannot be read at all (no such
-/// file, no text, bad syntax) is added to `mistakes` and the rest is empty.
-std::vector<RawEntry> read_document(const std::string& path, std::vector<Mistake>& mistakes);
+/// What a file is expected to be, for messages.
+struct DocumentKind {
+  std::string name = "job";
+  std::string example = "configs/quickstart.yaml";
+};
+
+/// The file's sections, as written; nothing is known of keys here. What cannot be read at all (no such file,
+/// no text, bad syntax) is added to `mistakes` and the rest is empty.
+std::vector<RawEntry> read_document(const std::string& path, std::vector<Mistake>& mistakes,
+                                    const DocumentKind& kind = {});
 
 /// The value of an override that is written as YAML: a list or a map in flow style, a text in quotes.
 RawValue parse_flow(const std::string& text, const std::string& place, std::vector<Mistake>& mistakes);

@@ -130,6 +130,11 @@ std::string report_json(const Report& report) {
   json["matrix_flops_per_second"] = report.matrix_rate;
   json["memory"]["host"] = memory_json(report.host_memory);
   if (report.device_memory.actual_bytes > 0) json["memory"]["device"] = memory_json(report.device_memory);
+  if (!report.predicted.machine.empty()) {
+    json["plan"] = {{"machine", report.predicted.machine}, {"phases", ordered_json::object()}};
+    for (const auto& [name, seconds] : report.predicted.seconds)
+      json["plan"]["phases"][name] = {{"predicted", seconds}, {"actual", report.phase_seconds(name)}};
+  }
   json["phases"] = ordered_json::object();
   json["phase_seconds"] = ordered_json::object();
   for (const auto& [name, phase] : report.phases) {

@@ -45,6 +45,12 @@ struct HeldOutFigures {
   bool is_finite() const;
 };
 
+/// What a simulation of the job had said of rank 0.
+struct PredictedPhases {
+  std::string machine;  ///< its description and where that comes from; empty: none was asked
+  std::map<std::string, double> seconds;  ///< by phase; "start" lies before an attempt's time
+};
+
 /// Everything worth knowing after a run; report.json and report.csv in the output directory.
 struct Report {
   std::string version;
@@ -63,6 +69,7 @@ struct Report {
   std::vector<LayerStatistics> layers;
   std::optional<HeldOutFigures> held_out;      ///< none: no sample is held out
   std::map<std::string, PhaseFigures> phases;  ///< load, forward, hessian, reduce, factor, solve, export, …
+  PredictedPhases predicted;                   ///< of the whole job
   double seconds = 0;                          ///< of all attempts
   double attempt_seconds = 0;                  ///< of this one
   double matrix_rate = 0;                      ///< FLOP/s of large products of the compute type, one rank
@@ -86,6 +93,8 @@ void write_report(const Report& report, const std::filesystem::path& directory);
 /// The phases as a table, a line a row, in the order of the work: seconds, arithmetic or bytes, rate, share
 /// of the machine's.
 std::vector<std::string> phase_table(const Report& report);
+/// The phases beside what was predicted of them; nothing where nothing was, or an earlier attempt did a part.
+std::vector<std::string> comparison_table(const Report& report);
 /// "perplexity 21.30, source 19.00, error of the last hidden states 1.20 %"
 std::string held_out_text(const HeldOutFigures& figures);
 /// The few lines shown at the end of a run.

@@ -76,4 +76,25 @@ std::vector<std::string> phase_table(const Report& report) {
   return lines;
 }
 
+std::vector<std::string> comparison_table(const Report& report) {
+  // What is predicted is the whole job; an attempt that resumed did a part of it.
+  if (report.predicted.machine.empty() || report.attempts > 1) return {};
+  const auto line = [](const std::string& phase, double predicted, double actual) {
+    const std::string off =
+        predicted > 0 && actual > 0 ? fmt::format("{:+.0f} %", 100 * (predicted / actual - 1)) : "";
+    return fmt::format("{:<11}{:>11.2f} s{:>11.2f} s{:>9}", phase, predicted, actual, off);
+  };
+  std::vector<std::string> lines{
+      fmt::format("{:<11}{:>13}{:>13}{:>9}", "phase", "predicted", "actual", "off by")};
+  double predicted_in_all = 0;
+  std::map<std::string, double> predicted = report.predicted.seconds;
+  predicted.erase("start");
+  for (const auto& [phase, seconds] : predicted) predicted_in_all += seconds;
+  for (const auto& [phase, figures] : report.phases) predicted.emplace(phase, 0);
+  for (const auto& [phase, seconds] : predicted)
+    lines.push_back(line(phase, seconds, report.phase_seconds(phase)));
+  lines.push_back(line("all", predicted_in_all, report.attempt_seconds));
+  return lines;
+}
+
 }  // namespace gptq

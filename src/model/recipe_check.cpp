@@ -8,7 +8,6 @@
 #include "base/error.h"
 #include "config/nearest.h"
 #include "config/output_format.h"
-#include "model/safetensors_reader.h"
 
 namespace gptq {
 namespace {
@@ -16,7 +15,7 @@ namespace {
 /// A recipe and the layers it is for.
 class RecipeChecker {
  public:
-  RecipeChecker(const ModelWeights& model, const JobConfig& job)
+  RecipeChecker(const ModelShape& model, const JobConfig& job)
       : model_(model), job_(job), section_(job.quantization), recipe_(job.quantization) {
     for (std::int64_t block = 0; block < model.config().num_hidden_layers; ++block) {
       for (const LinearShape& layer : model.layout(block).layers()) {
@@ -35,7 +34,7 @@ class RecipeChecker {
     if (!problem.empty()) mistakes_.push_back(problem);
     check_mixed_form();
     if (!mistakes_.empty()) {
-      throw UsageError("the recipe does not fit the model {}:\n{}", model_.files().directory().string(),
+      throw UsageError("the recipe does not fit the model {}:\n{}", model_.directory().string(),
                        fmt::join(mistakes_, "\n"));
     }
     note_idle_rules();
@@ -216,7 +215,7 @@ class RecipeChecker {
                        form.desc_act ? ", activation order" : "");
   }
 
-  const ModelWeights& model_;
+  const ModelShape& model_;
   const JobConfig& job_;
   const QuantizationSection& section_;
   const Recipe recipe_;
@@ -228,7 +227,7 @@ class RecipeChecker {
 
 }  // namespace
 
-std::string head_problem(const ModelWeights& model, const Recipe& recipe) {
+std::string head_problem(const ModelShape& model, const Recipe& recipe) {
   const std::string head(model.architecture().head);
   const bool tied = model.config().tie_word_embeddings && recipe.section().rotation == "none";
   if (!tied || !recipe.quantizes_head(head)) return "";
@@ -239,7 +238,7 @@ std::string head_problem(const ModelWeights& model, const Recipe& recipe) {
       head);
 }
 
-std::vector<std::string> check_recipe(const ModelWeights& model, const JobConfig& job) {
+std::vector<std::string> check_recipe(const ModelShape& model, const JobConfig& job) {
   return RecipeChecker(model, job).run();
 }
 

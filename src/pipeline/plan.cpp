@@ -5,9 +5,8 @@
 #include <optional>
 #include <span>
 
+#include "base/error.h"
 #include "base/process.h"
-#include "model/safetensors_reader.h"
-#include "model/source_tensors.h"
 #include "pipeline/job_context.h"
 #include "pipeline/job_directory.h"
 #include "pipeline/sample_shard.h"
@@ -16,18 +15,23 @@
 namespace gptq {
 namespace {
 
-double attention_flops(const ModelConfig& config, std::span<const std::int64_t> lengths) {
-  double pairs = 0;
-  for (std::int64_t length : lengths)
-    pairs += 0.5 * static_cast<double>(length) * static_cast<double>(length + 1);
-  return 4 * pairs * static_cast<double>(config.num_attention_heads * config.head_dim);
+/// Pairs of tokens where each sees itself and window - 1 before it (0: all).
+double pairs(std::span<const std::int64_t> lengths, std::int64_t window) {
+  double sum = 0;
+  for (const std::int64_t length : lengths) {
+    const auto seen = static_cast<double>(window > 0 ? std::min(window, length) : length);
+    sum += 0.5 * seen * (seen + 1) + (static_cast<double>(length) - seen) * seen;
+  }
+  return sum;
 }
 
-/// Of a forward pass through a block with so many parameters.
-double pass_flops(const BlockShape& block, const ModelConfig& config, std::span<const std::int64_t> lengths) {
+/// Of a forward pass through a block.
+double pass_flops(const BlockShape& shape, const ModelShape& model, std::int64_t block,
+                  std::span<const std::int64_t> lengths) {
   const std::int64_t tokens = std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0});
-  return 2.0 * static_cast<double>(block.parameters) * static_cast<double>(tokens) +
-         attention_flops(config, lengths);
+  const std::int64_t window = model.config().attention[static_cast<std::size_t>(block)].window;
+  return 2.0 * static_cast<double>(shape.active_parameters) * static_cast<double>(tokens) +
+         model.flops_of_pair() * pairs(lengths, window);
 }
 
 std::span<const std::int64_t> held_out_lengths(const PlanRequest& request) {
@@ -41,34 +45,44 @@ ReferenceStream reference_of(const PlanRequest& request) {
   return held_out_lengths(request).empty() ? ReferenceStream::none : ReferenceStream::held_out;
 }
 
-/// A group's Hessian, factor and solves.
-void add_group(const GroupShape& group, const JobConfig& job, Plan& plan) {
+/// A group's Hessian, factor and solves; of experts, all of them.
+void add_group(const GroupShape& group, const PlanRequest& request, Plan& plan) {
   if (group.quantized_rows == 0) return;
+  const QuantizationSection& options = request.job.quantization;
   const auto n = static_cast<double>(group.in_features);
-  const double product = 2 * n * n * static_cast<double>(group.quantized_rows);
-  const auto candidates = static_cast<double>(1 + job.quantization.best_of.size());
-  const auto summed = static_cast<double>(plan.tokens - plan.held_out_tokens);
+  const auto count = static_cast<double>(std::max<std::int64_t>(1, group.experts));
+  const double product = count * 2 * n * n * static_cast<double>(group.quantized_rows);
+  const auto candidates = static_cast<double>(1 + options.best_of.size());
+  const auto times = static_cast<double>(group.experts > 0 ? request.model.experts_per_token() : 1);
+  const double summed = times * static_cast<double>(plan.tokens - plan.held_out_tokens);
   plan.flops.hessian += n * (n + 2 * static_cast<double>(group.cross_rows)) * summed;
-  plan.flops.factor += n * n * n / 3;
+  plan.flops.factor += count * n * n * n / 3;
   plan.flops.solve += product * candidates;
-  plan.flops.refine += product * candidates * job.quantization.refine_sweeps;
+  plan.flops.refine += product * candidates * options.refine_sweeps;
   if (group.cross_rows > 0) plan.flops.correct += 2 * product;
+  if (group.experts > 0) return;  // an expert's sums and factor stay with its owner
   plan.reduced_bytes += 8 * group.cross_rows * group.in_features;
   plan.reduced_bytes += 8 * TriangularPanels::size(group.in_features);
   plan.broadcast_bytes += 4 * group.in_features * group.in_features;
 }
 
-void add_block(const BlockShape& block, const PlanRequest& request, Plan& plan) {
-  plan.layers += block.quantized_layers;
+void add_block(const BlockShape& shape, std::int64_t block, const PlanRequest& request, Plan& plan) {
+  plan.layers += shape.quantized_layers;
   const double passes = request.job.quantization.true_sequential ? 1 : 2;
-  const double pass = pass_flops(block, request.model.config(), request.sample_lengths);
+  const double pass = pass_flops(shape, request.model, block, request.sample_lengths);
   plan.flops.forward += passes * pass;
   if (plan.reference == ReferenceStream::all) plan.flops.reference += pass;
   if (plan.reference == ReferenceStream::held_out)
-    plan.flops.held_out += pass_flops(block, request.model.config(), held_out_lengths(request));
-  for (const GroupShape& group : block.groups) add_group(group, request.job, plan);
-  plan.block_read_bytes += block.source_bytes;
-  plan.output_bytes -= block.saved_bytes;
+    plan.flops.held_out += pass_flops(shape, request.model, block, held_out_lengths(request));
+  for (const GroupShape& group : shape.groups) add_group(group, request, plan);
+  plan.block_read_bytes += shape.source_bytes;
+  plan.expert_read_bytes += shape.expert_source_bytes;
+  plan.output_bytes -= shape.saved_bytes;
+}
+
+/// Rows of the expert that a rank has at hand.
+std::int64_t routed_rows(const Plan& plan) {
+  return plan.experts == 0 ? 0 : (plan.tokens * plan.experts_per_token + plan.experts - 1) / plan.experts;
 }
 
 void plan_samples(const PlanRequest& request, const std::vector<Chunk>& chunks, Plan& plan,
@@ -80,8 +94,9 @@ void plan_samples(const PlanRequest& request, const std::vector<Chunk>& chunks, 
     plan.held_out_tokens += chunk.held_out ? chunk.tokens : 0;
     question.largest_chunk = std::max(question.largest_chunk, chunk.tokens);
   }
-  for (int rank = 0; rank < plan.ranks; ++rank) {
-    const auto [first, last] = chunks_of_rank(chunks, rank, plan.ranks);
+  const int replicas = plan.ranks / plan.stages;
+  for (int rank = 0; rank < replicas; ++rank) {
+    const auto [first, last] = chunks_of_rank(chunks, rank, replicas);
     std::int64_t tokens = 0, held_out = 0;
     for (std::size_t i = first; i < last; ++i) {
       tokens += chunks[i].tokens;
@@ -91,15 +106,8 @@ void plan_samples(const PlanRequest& request, const std::vector<Chunk>& chunks, 
     question.most_tokens = std::max(question.most_tokens, tokens);
     if (plan.reference == ReferenceStream::held_out)
       question.most_held_out_tokens = std::max(question.most_held_out_tokens, held_out);
-    plan.idle_ranks += tokens == 0 ? 1 : 0;
+    plan.idle_ranks += tokens == 0 ? plan.stages : 0;
   }
-}
-
-/// Of a head that no file of the source holds.
-std::int64_t untied_head_bytes(const ModelWeights& model) {
-  const std::string head = std::string(model.architecture().head) + ".weight";
-  if (model.config().tie_word_embeddings || model.tensors().contains(head)) return 0;
-  return static_cast<std::int64_t>(model.tensors().info(model.head_source()).bytes);
 }
 
 std::optional<Place> named_place(const std::string& name) {
@@ -129,6 +137,7 @@ MemoryQuestion question_of(const PlanRequest& request) {
   question.calibrates = request.job.quantization.method == "gptq" && !request.sample_lengths.empty();
   question.true_sequential = request.job.quantization.true_sequential;
   question.reference = question.calibrates && uses_reference(request.job);
+  question.keeps_inputs = question.reference && request.stages > 1;
   question.refines = request.job.quantization.refine_sweeps > 0;
   question.checkpoints = request.job.checkpoint.enabled;
   question.hidden_size = config.hidden_size;
@@ -155,7 +164,9 @@ Plan make_plan(const PlanRequest& request) {
   const JobConfig& job = request.job;
   const Recipe recipe(job.quantization);
   Plan plan;
+  GPTQ_EXPECT(request.stages >= 1 && request.ranks % request.stages == 0);
   plan.ranks = request.ranks;
+  plan.stages = request.stages;
   plan.compute = request.compute;
   plan.device = request.device;
   plan.blocks = request.model.config().num_hidden_layers;
@@ -172,21 +183,32 @@ Plan make_plan(const PlanRequest& request) {
                            static_cast<double>(config.vocab_size * config.hidden_size);
   }
 
-  for (const auto& [name, info] : request.model.files().tensors())
-    plan.read_bytes += static_cast<std::int64_t>(info.bytes);
-  for (const auto& [name, info] : request.model.tensors().all())
-    plan.output_bytes += static_cast<std::int64_t>(info.bytes);
-  plan.output_bytes += untied_head_bytes(request.model) - saved_by_head(request.model, job, recipe);
+  plan.read_bytes = request.model.source_bytes();
+  plan.output_bytes = request.model.ordinary_bytes() + request.model.untied_head_bytes() -
+                      saved_by_head(request.model, job, recipe);
   for (std::int64_t block = 0; block < plan.blocks; ++block) {
-    BlockShape shape = measure_block(request.model, job, recipe, block, plan.compute);
-    add_block(shape, request, plan);
+    add_block(measure_block(request.model, job, recipe, block, plan.compute), block, request, plan);
+    // Of experts, the present one and the next are in memory.
+    BlockShape shape = measure_block(request.model, job, recipe, block, plan.compute, 2);
+    if (shape.groups.back().experts > 0) {  // a dense block may be larger than one of experts (DeepSeek)
+      plan.experts = shape.groups.back().experts;
+      question.expert_inputs = shape.groups.back().in_features;
+    }
     if (shape.loaded_bytes > question.block.loaded_bytes) question.block = std::move(shape);
   }
+  plan.experts_per_token = request.model.experts_per_token();
+  question.routed_rows = routed_rows(plan);
   if (!question.calibrates) {
     plan.flops = {};
     plan.reduced_bytes = plan.broadcast_bytes = 0;
   }
 
+  // Of the blocks a rank reads those of its stage, and of their experts its own.
+  const std::int64_t replicas = plan.ranks / plan.stages;
+  const std::int64_t expert_part = plan.expert_read_bytes / std::max<std::int64_t>(1, replicas);
+  const std::int64_t own = (plan.block_read_bytes - plan.expert_read_bytes + expert_part) / plan.stages;
+  plan.read_bytes -= plan.block_read_bytes - own;
+  plan.block_read_bytes = own;
   question.place = chosen_place(job.compute.activations, question, request.host_bytes_per_rank());
   plan.activation_place = question.place;
   plan.host = host_memory(question);

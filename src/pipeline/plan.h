@@ -6,7 +6,7 @@
 
 #include "config/job_config.h"
 #include "io/calibration.h"
-#include "model/weights.h"
+#include "model/model_shape.h"
 #include "pipeline/activations.h"
 #include "pipeline/plan_memory.h"
 #include "pipeline/planned_device.h"
@@ -40,11 +40,13 @@ enum class ReferenceStream { none, held_out, all };
 struct Plan {
   // What it is planned for.
   int ranks = 1;
+  int stages = 1;
   DType compute = DType::f32;
   PlannedDevice device{};
   std::int64_t blocks = 0;
   std::int64_t layers = 0;  ///< linears to quantize
   std::int64_t samples = 0;
+  std::int64_t experts = 0, experts_per_token = 0;  ///< of a block; 0: none has any
   std::int64_t tokens = 0;
   std::int64_t root_tokens = 0;  ///< of rank 0
   std::int64_t chunks = 0;
@@ -58,8 +60,9 @@ struct Plan {
   HostMemory host;
   DeviceMemory device_memory;  ///< zeros if the device has none of its own
 
-  std::int64_t read_bytes = 0;        ///< source model, per rank
-  std::int64_t block_read_bytes = 0;  ///< of it, the blocks
+  std::int64_t read_bytes = 0;         ///< source model, per rank
+  std::int64_t block_read_bytes = 0;   ///< of it, the blocks
+  std::int64_t expert_read_bytes = 0;  ///< of the source, the experts, by all ranks
   std::int64_t output_bytes = 0;
   std::int64_t reduced_bytes = 0;     ///< integers summed over ranks during the job, per rank
   std::int64_t broadcast_bytes = 0;   ///< factors, given to every rank
@@ -70,20 +73,22 @@ struct Plan {
 
   /// Wall seconds if every rank computes at this rate (FLOP/s); ranks without samples do not count.
   double seconds(double flops_per_rank) const;
-  /// flops_per_rank: 0: not known. disk_speed: bytes/s that all ranks together write.
+  /// flops_per_rank: 0: not known; below 0: not a word about time. disk_speed: bytes/s that all ranks
+  /// together write.
   std::string text(double flops_per_rank, double disk_speed) const;
 };
 
 /// What a plan is made from.
 struct PlanRequest {
   const JobConfig& job;
-  const ModelWeights& model;
+  ModelShape model;
   std::vector<std::int64_t> sample_lengths;
   int ranks = 1;
   DType compute = DType::f32;
   PlannedDevice device{};
   std::int64_t node_memory_bytes = 0;  ///< of the host
   int ranks_on_node = 1;               ///< that share it
+  int stages = 1;  ///< of the ranks: each holds its own blocks, ranks / stages the samples
 
   std::int64_t host_bytes_per_rank() const { return node_memory_bytes / ranks_on_node; }
 };
@@ -95,6 +100,7 @@ Plan make_plan(const PlanRequest& request);
 /// Throws UsageError if the plan needs more of the device's memory, or of a node's, than there is: with the
 /// figures and the settings nearest to these that would fit.
 void require_fit(const PlanRequest& request, const Plan& plan);
+bool fits(const PlanRequest& request, const Plan& plan);
 
 /// Where `eval` keeps the residual stream of its samples.
 Activations::Room evaluation_room(const JobConfig& job, const Backend& backend, const ModelWeights& model,

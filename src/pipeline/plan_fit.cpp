@@ -16,9 +16,13 @@ bool fits_host(const PlanRequest& request, const Plan& plan) {
   return plan.host.peak_bytes <= request.host_bytes_per_rank();
 }
 
+}  // namespace
+
 bool fits(const PlanRequest& request, const Plan& plan) {
   return fits_device(plan) && fits_host(request, plan);
 }
+
+namespace {
 
 /// A change of settings, tried.
 class Alternatives {
@@ -67,7 +71,8 @@ class Alternatives {
             request_.compute,
             device,
             request_.node_memory_bytes,
-            on_node};
+            on_node,
+            ranks % request_.stages == 0 ? request_.stages : 1};
   }
 
   std::optional<Plan> planned(const JobConfig& job, int ranks, const PlannedDevice& device,

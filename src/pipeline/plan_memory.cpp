@@ -75,11 +75,19 @@ std::int64_t staging_bytes(const MemoryQuestion& q) {
   return streams * 2 * q.largest_chunk * (4 * q.hidden_size + element(q) * q.block.widest_input) + held_out;
 }
 
+/// An expert's rows at its owner: what comes, what goes into its last linear, what goes home; of both
+/// streams.
+std::int64_t expert_row_bytes(const MemoryQuestion& q) {
+  if (q.routed_rows == 0) return 0;
+  const std::int64_t columns = q.hidden_size + q.expert_inputs;
+  return q.routed_rows * (q.reference ? 2 : 1) * (element(q) * columns + 4 * q.hidden_size);
+}
+
 /// What the blocks' kernels need of a chunk: the outputs that are on their way, and a group's input and the
 /// next one's where these do not lie in the activations.
 std::int64_t forward_scratch_bytes(const MemoryQuestion& q, bool whole_blocks) {
   const std::int64_t inputs = whole_blocks ? 2 * q.block.widest_input : 0;
-  return q.largest_chunk * element(q) * (q.block.scratch_columns + inputs);
+  return q.largest_chunk * element(q) * (q.block.scratch_columns + inputs) + expert_row_bytes(q);
 }
 
 /// A head ready to multiply with a chunk's states and logits.
@@ -169,7 +177,10 @@ std::int64_t activation_bytes(const MemoryQuestion& q) {
   if (!q.calibrates) return 0;
   const std::int64_t residuals = q.true_sequential ? 1 : 2;
   const std::int64_t stream = 4 * q.hidden_size + element(q) * q.block.widest_input;
-  return q.most_tokens * (4 * q.hidden_size * (residuals - 1) + stream * (q.reference ? 2 : 1)) +
+  std::int64_t kept = q.keeps_inputs ? element(q) * q.block.input_columns : 0;
+  // Experts take their rows from what the router saw, in each stream.
+  if (q.routed_rows > 0) kept += element(q) * q.hidden_size * (q.reference ? 2 : 1);
+  return q.most_tokens * (4 * q.hidden_size * (residuals - 1) + stream * (q.reference ? 2 : 1) + kept) +
          q.most_held_out_tokens * 4 * q.hidden_size;
 }
 

@@ -18,7 +18,8 @@ struct MemoryQuestion {
   int ranks = 1;
   bool calibrates = true;  ///< false: round-to-nearest
   bool true_sequential = true;
-  bool reference = false;  ///< a full-precision stream goes beside
+  bool reference = false;     ///< a full-precision stream goes beside
+  bool keeps_inputs = false;  ///< of that stream, those of a whole block
   bool refines = false;
   bool checkpoints = true;
   std::int64_t hidden_size = 0;
@@ -29,7 +30,9 @@ struct MemoryQuestion {
   std::int64_t largest_chunk = 0;    ///< tokens
   std::int64_t embedding_bytes = 0;
   std::int64_t blocks = 0;
-  BlockShape block;  ///< the largest
+  std::int64_t routed_rows = 0;    ///< of an expert; 0: there are none
+  std::int64_t expert_inputs = 0;  ///< columns that go into an expert's last linear
+  BlockShape block;                ///< the largest; of its experts, those in memory
 };
 
 /// All activations of the rank: the residual stream (twice without true_sequential) and a group's input; the

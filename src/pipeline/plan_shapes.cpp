@@ -3,8 +3,6 @@
 #include <algorithm>
 
 #include "io/output_layout.h"
-#include "model/model_rotation.h"
-#include "model/source_tensors.h"
 #include "pipeline/block_quantizer.h"
 #include "pipeline/job_context.h"
 #include "quant/packing.h"
@@ -61,65 +59,96 @@ std::int64_t BlockShape::most_cross_rows() const {
   return most;
 }
 
-std::int64_t saved_by_head(const ModelWeights& model, const JobConfig& job, const Recipe& recipe) {
+std::int64_t saved_by_head(const ModelShape& model, const JobConfig& job, const Recipe& recipe) {
   const LinearShape head = head_shape(model.architecture(), model.config());
   if (is_dequantized(job.output) || !recipe.quantizes_head(head.name)) return 0;
-  const auto bytes = static_cast<std::int64_t>(model.tensors().info(model.head_source()).bytes);
-  return bytes - quantized_bytes(head, recipe.section_of(head.name));
+  return model.head_bytes() - quantized_bytes(head, recipe.section_of(head.name));
 }
 
 namespace {
 
-/// One layer's part in its group and block.
-void add_layer(const LinearShape& layer, const std::string& module, const ModelWeights& model,
-               const JobConfig& job, const Recipe& recipe, DType compute, GroupShape& g, BlockShape& shape) {
-  const std::int64_t parameters = layer.in_features * layer.out_features;
-  const std::string weight = module + ".weight";
-  const bool is_stored = model.tensors().contains(weight);
-  const DType dtype = is_stored ? model.tensors().info(weight).dtype : model.config().dtype;
-  const DType loaded_dtype =
-      model.rotation() == nullptr ? dtype : model.rotation()->weight_type(module, dtype);
-  const std::int64_t bytes = parameters * static_cast<std::int64_t>(size_of(dtype));
-  const std::int64_t loaded = parameters * static_cast<std::int64_t>(size_of(loaded_dtype));
-  shape.parameters += parameters;
-  shape.linears += 1;
-  shape.padded_columns += (8 - layer.in_features % 8) % 8 * layer.out_features;
-  if (layer.bias) shape.widest_biased = std::max(shape.widest_biased, layer.out_features);
-  if (loaded_dtype != compute) shape.conversion_bytes += std::min(loaded, kConversionBytes);
-  shape.source_bytes += is_stored ? static_cast<std::int64_t>(model.tensors().stored_bytes(weight)) : bytes;
-  shape.loaded_bytes += loaded;
-  g.outputs += layer.out_features;
-  g.largest_layer = std::max(g.largest_layer, parameters);
-  if (!recipe.selects(module)) return;
-  const QuantizationSection options = recipe.section_of(module);
-  g.scale_groups = std::max(g.scale_groups, scale_groups_of(layer.in_features, options));
-  g.quantized_rows += layer.out_features;
-  g.quantized_layers += 1;
-  g.conversion_bytes += std::min(parameters + 3 * g.scale_groups * layer.out_features, kConversionBytes);
-  shape.quantized_layers += 1;
-  if (!is_dequantized(job.output)) shape.saved_bytes += bytes - quantized_bytes(layer, options);
-}
+/// Shapes of one block, group by group.
+class BlockMeasure {
+ public:
+  BlockMeasure(const ModelShape& model, const JobConfig& job, const Recipe& recipe, std::int64_t block,
+               DType compute, std::int64_t most_experts)
+      : model_(model),
+        job_(job),
+        recipe_(recipe),
+        prefix_(block_prefix(model.architecture(), block)),
+        compute_(compute),
+        most_experts_(most_experts) {}
+
+  BlockShape measure(const BlockLayout& layout) {
+    shape_.widest_input = layout.widest_step();
+    shape_.scratch_columns = scratch_columns_of(model_.config(), layout);
+    for (const BlockStep& step : layout.steps) {
+      for (const StageGroup& group : step.groups) {
+        GroupShape& g = shape_.groups.emplace_back();
+        g.in_features = group.in_features;
+        g.experts = model_.experts_of(group);
+        g.scale_groups =
+            scale_groups_of(group.in_features, recipe_.section());  // more, where a layer has more
+        for (const LinearShape& layer : group.layers) add_layer(layer, g);
+        add_correction(group, step, job_, recipe_, prefix_, g);
+      }
+      shape_.input_columns += step.width;
+    }
+    return std::move(shape_);
+  }
+
+ private:
+  /// One layer's part in its group and block; in a group of experts the layer is there once an expert.
+  void add_layer(const LinearShape& layer, GroupShape& g) {
+    const std::string module = prefix_ + layer.name;
+    const std::int64_t copies = std::max<std::int64_t>(1, std::min(g.experts, most_experts_));
+    const std::int64_t parameters = layer.in_features * layer.out_features;
+    const bool selected = recipe_.selects(module);
+    // As ModelRotation says: turned weights that will be quantized are f32.
+    const DType loaded_dtype = model_.rotated() && selected ? DType::f32 : model_.dtype_of(module);
+    const std::int64_t stored = model_.stored_bytes(module, layer);
+    const std::int64_t loaded = parameters * static_cast<std::int64_t>(size_of(loaded_dtype));
+    shape_.parameters += copies * parameters;
+    shape_.active_parameters += (g.experts > 0 ? model_.experts_per_token() : 1) * parameters;
+    shape_.linears += copies;
+    shape_.padded_columns += copies * ((8 - layer.in_features % 8) % 8) * layer.out_features;
+    if (layer.bias) shape_.widest_biased = std::max(shape_.widest_biased, layer.out_features);
+    if (loaded_dtype != compute_) shape_.conversion_bytes += copies * std::min(loaded, kConversionBytes);
+    shape_.source_bytes += copies * stored;
+    shape_.loaded_bytes += copies * loaded;
+    if (g.experts > 0) {
+      shape_.expert_parameters += copies * parameters;
+      shape_.expert_source_bytes += copies * stored;
+    }
+    g.outputs += layer.out_features;
+    g.largest_layer = std::max(g.largest_layer, parameters);
+    if (!selected) return;
+    const QuantizationSection options = recipe_.section_of(module);
+    g.scale_groups = std::max(g.scale_groups, scale_groups_of(layer.in_features, options));
+    g.quantized_rows += layer.out_features;
+    g.quantized_layers += 1;
+    g.conversion_bytes += std::min(parameters + 3 * g.scale_groups * layer.out_features, kConversionBytes);
+    shape_.quantized_layers += copies;
+    if (is_dequantized(job_.output)) return;
+    const std::int64_t saved = copies * (model_.ordinary_bytes(module, layer) - quantized_bytes(layer, options));
+    shape_.saved_bytes += saved;
+    if (g.experts > 0) shape_.expert_saved_bytes += saved;
+  }
+
+  const ModelShape& model_;
+  const JobConfig& job_;
+  const Recipe& recipe_;
+  std::string prefix_;
+  DType compute_;
+  std::int64_t most_experts_;
+  BlockShape shape_;
+};
 
 }  // namespace
 
-BlockShape measure_block(const ModelWeights& model, const JobConfig& job, const Recipe& recipe,
-                         std::int64_t block, DType compute) {
-  BlockShape shape;
-  const BlockLayout& layout = model.layout(block);
-  const std::string prefix = block_prefix(model.architecture(), block);
-  shape.widest_input = layout.widest_step();
-  shape.scratch_columns = scratch_columns_of(model.config(), layout);
-  for (const BlockStep& step : layout.steps) {
-    for (const StageGroup& group : step.groups) {
-      GroupShape& g = shape.groups.emplace_back();
-      g.in_features = group.in_features;
-      g.scale_groups = scale_groups_of(group.in_features, recipe.section());  // more, where a layer has more
-      for (const LinearShape& layer : group.layers)
-        add_layer(layer, prefix + layer.name, model, job, recipe, compute, g, shape);
-      add_correction(group, step, job, recipe, prefix, g);
-    }
-  }
-  return shape;
+BlockShape measure_block(const ModelShape& model, const JobConfig& job, const Recipe& recipe,
+                         std::int64_t block, DType compute, std::int64_t most_experts) {
+  return BlockMeasure(model, job, recipe, block, compute, most_experts).measure(model.layout(block));
 }
 
 }  // namespace gptq

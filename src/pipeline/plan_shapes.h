@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "config/job_config.h"
-#include "model/weights.h"
+#include "model/model_shape.h"
 #include "quant/recipe.h"
 
 /// Sizes of a model as the plan needs them. Private to the plan.
@@ -24,21 +24,26 @@ struct GroupShape {
   std::int64_t largest_layer = 0;     ///< elements of its largest weight
   std::int64_t scale_groups = 1;      ///< groups of columns that share a scale
   std::int64_t conversion_bytes = 0;  ///< of its quantized layers' codes, together
+  std::int64_t experts = 0;           ///< all of the above is of one of them; 0: none
 };
 
 struct BlockShape {
   std::vector<GroupShape> groups;
-  std::int64_t parameters = 0;  ///< of the linears
+  std::int64_t parameters = 0;         ///< of the linears
+  std::int64_t active_parameters = 0;  ///< that a token passes
+  std::int64_t expert_parameters = 0;  ///< of `parameters`, those of experts
   std::int64_t linears = 0;
   std::int64_t quantized_layers = 0;
-  std::int64_t source_bytes = 0;      ///< in the files
-  std::int64_t loaded_bytes = 0;      ///< in the host's memory: turned weights to quantize are f32
-  std::int64_t saved_bytes = 0;       ///< source as ordinary tensors minus output
+  std::int64_t source_bytes = 0;  ///< in the files
+  std::int64_t loaded_bytes = 0;  ///< in the host's memory: turned weights to quantize are f32
+  std::int64_t saved_bytes = 0;   ///< source as ordinary tensors minus output
+  std::int64_t expert_source_bytes = 0, expert_saved_bytes = 0;
   std::int64_t padded_columns = 0;    ///< elements that rows of a multiple of 8 add
   std::int64_t widest_biased = 0;     ///< outputs of the widest linear with a bias; 0: none has one
   std::int64_t conversion_bytes = 0;  ///< of weights whose type when loaded is not the compute type
 
-  std::int64_t widest_input = 0;  ///< columns of the widest step's input
+  std::int64_t widest_input = 0;   ///< columns of the widest step's input
+  std::int64_t input_columns = 0;  ///< of all steps' inputs
   /// Of the compute type, a row: what attention and MLP leave beside the streams on their way.
   std::int64_t scratch_columns = 0;
 
@@ -46,10 +51,12 @@ struct BlockShape {
 };
 
 /// Bytes by which a quantized head makes the output smaller; 0 where it stays as it is.
-std::int64_t saved_by_head(const ModelWeights& model, const JobConfig& job, const Recipe& recipe);
+std::int64_t saved_by_head(const ModelShape& model, const JobConfig& job, const Recipe& recipe);
 
-/// What a block of this model takes in the work of this job.
-BlockShape measure_block(const ModelWeights& model, const JobConfig& job, const Recipe& recipe,
-                         std::int64_t block, DType compute);
+constexpr std::int64_t kAllExperts = std::int64_t{1} << 40;
+/// What a block of this model takes in the work of this job. most_experts: of each kind; those that are in
+/// memory at a time.
+BlockShape measure_block(const ModelShape& model, const JobConfig& job, const Recipe& recipe,
+                         std::int64_t block, DType compute, std::int64_t most_experts = kAllExperts);
 
 }  // namespace gptq

@@ -27,6 +27,11 @@ class Page {
 void write_work(const Plan& plan, Page& page) {
   page.heading("work");
   page.line("blocks, layers", fmt::format("{} blocks, {} layers to quantize", plan.blocks, plan.layers));
+  if (plan.experts > 0) {
+    page.line("experts",
+              fmt::format("{} a block, {} a token; {} tokens an expert, were routing uniform", plan.experts,
+                          plan.experts_per_token, plan.tokens * plan.experts_per_token / plan.experts));
+  }
   page.line("calibration", fmt::format("{} samples, {} tokens in {} chunks of about {}", plan.samples,
                                        plan.tokens, plan.chunks, plan.chunk_tokens));
   page.line("ranks", plan.idle_ranks == 0 ? fmt::format("{}", plan.ranks)
@@ -118,6 +123,7 @@ std::string Plan::text(double flops_per_rank, double disk_speed) const {
   write_device(*this, page);
   write_host(*this, page);
   write_data(*this, disk_speed, page);
+  if (flops_per_rank < 0) return page.take();
   page.heading("time");
   if (flops_per_rank > 0) {
     page.line("estimate", fmt::format("{} at {:.0f} GFLOP/s a rank (matrix products, without I/O)",

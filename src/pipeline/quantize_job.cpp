@@ -16,6 +16,7 @@
 #include "pipeline/checkpointer.h"
 #include "pipeline/end_to_end.h"
 #include "pipeline/grid_choice.h"
+#include "pipeline/grid_search.h"
 #include "pipeline/head_quantizer.h"
 #include "pipeline/job_context.h"
 #include "pipeline/job_directory.h"
@@ -39,9 +40,10 @@ std::int64_t safetensors_bytes(const std::filesystem::path& directory) {
 
 class QuantizeJob {
  public:
-  QuantizeJob(const JobConfig& job, bool fresh, Communicator& comm, JobInputs inputs, ComputeContext compute)
+  QuantizeJob(const JobConfig& job, const QuantizeOptions& options, Communicator& comm, JobInputs inputs,
+              ComputeContext compute)
       : job_(job),
-        fresh_(fresh),
+        options_(options),
         comm_(comm),
         inputs_(std::move(inputs)),
         compute_(std::move(compute)),
@@ -98,7 +100,7 @@ class QuantizeJob {
       const auto scope = phases_.in("measure");
       rates_ = measure_rates(compute_);
     }
-    directory_.emplace(job_, fresh_, comm_);
+    directory_.emplace(job_, options_.fresh, comm_);
     const bool other_backend = job_.checkpoint.other_backend == "accept";
     const auto damage = [&](const std::vector<std::string>& blocks) {
       return damage_in_finished_blocks(job_, *inputs_.model, recipe_, blocks, {comm_.rank(), comm_.size()});
@@ -135,7 +137,27 @@ class QuantizeJob {
       log::info("{} ranks x {} threads, {}, {} arithmetic", comm_.size(), compute_.backend->threads(),
                 compute_.backend->describe(), name_of(compute_.dtype));
       require_fit(request, plan_);
+      if (!options_.machine.empty()) predict(request);
     });
+  }
+
+  /// What this very layout should take on the machine that was described.
+  void predict(const PlanRequest& request) {
+    Machine machine = read_machine(find_machine(options_.machine));
+    // Ranks that are bound to cores have no others for reading and packing either.
+    machine.node.cores = std::min(machine.node.cores, available_cores() * request.ranks_on_node);
+    GridChoice choice;
+    choice.grid = {1, comm_.size()};
+    choice.threads = compute_.backend->threads();
+    choice.ranks_on_node = request.ranks_on_node;
+    require_links(machine, {comm_.size(), request.ranks_on_node});
+    if (machine.is_cpu() == request.device.separate) {
+      throw UsageError("--machine: {} describes a machine of {}, but this job computes on {}", machine.name,
+                       machine.is_cpu() ? "CPUs" : machine.device.kind, compute_.backend->describe());
+    }
+    const SimulatedJob predicted = simulate(request, plan_, machine, choice);
+    report_.predicted = {machine.name + ", " + machine.provenance(), predicted.root};
+    log::info("{} predicted by {}", duration_text(predicted.seconds), report_.predicted.machine);
   }
 
   /// Goes to where an earlier attempt was.
@@ -312,12 +334,13 @@ class QuantizeJob {
       report_.output_bytes = safetensors_bytes(job_.output.path);
       write_report(report_, job_.output.path);
       for (const std::string& line : phase_table(report_)) log::info("{}", line);
+      for (const std::string& line : comparison_table(report_)) log::info("{}", line);
       if (report_.held_out) log::info("held-out: {}", held_out_text(*report_.held_out));
     });
   }
 
   const JobConfig& job_;
-  bool fresh_;
+  QuantizeOptions options_;
   Communicator& comm_;
   JobInputs inputs_;
   ComputeContext compute_;
@@ -343,11 +366,11 @@ class QuantizeJob {
 
 }  // namespace
 
-Report run_quantize(const JobConfig& job, bool fresh, Communicator& comm) {
+Report run_quantize(const JobConfig& job, const QuantizeOptions& options, Communicator& comm) {
   run_on_root(comm, [&] { require_one_stage(grid_of(job.parallel, comm.size())); });
   JobInputs inputs = open_inputs(job, comm);
   ComputeContext compute = make_compute(job, comm);
-  return QuantizeJob(job, fresh, comm, std::move(inputs), std::move(compute)).run();
+  return QuantizeJob(job, options, comm, std::move(inputs), std::move(compute)).run();
 }
 
 }  // namespace gptq

@@ -73,6 +73,13 @@ TEST(CommandLine, EveryCommandWithItsValues) {
   parsed = parse({"plan", "job.yaml", "--ranks-per-device", "2", "--device-rate", "600"});
   EXPECT_EQ(parsed.line.plan_ranks_per_device, 2);
   EXPECT_DOUBLE_EQ(parsed.line.plan_device_rate, 600);
+  EXPECT_TRUE(parse({"plan", "job.yaml", "--machine", "m", "--scaling", "1..8", "--csv", "c.csv"}).run);
+  EXPECT_FALSE(parse({"plan", "job.yaml", "--grid", "1x2"}).run) << "says nothing without --machine";
+  EXPECT_FALSE(parse({"plan", "job.yaml", "--samples", "8x512"}).run);
+  EXPECT_FALSE(parse({"plan", "job.yaml", "--machine", "m", "--csv", "c.csv"}).run);
+  EXPECT_FALSE(parse({"plan", "job.yaml", "--machine", "m", "--device-memory", "80"}).run);
+  EXPECT_FALSE(parse({"plan", "job.yaml", "--machine", "m", "--scaling", "1..8", "--ranks", "4"}).run);
+  EXPECT_FALSE(parse({"plan", "job.yaml", "--machine", "m", "--measure", "here.yaml"}).run);
 
   parsed = parse({"eval", "job.yaml", "--model", "m", "--data", "a.h5", "b.h5", "--json", "out.json"});
   EXPECT_TRUE(parsed.run);

@@ -213,6 +213,7 @@ TEST_F(DevicePlan, RoundToNearestNeedsLittle) {
   const Plan plan = make_plan(rtn);
   EXPECT_LT(plan.device_memory.peak_bytes, 4 * kGB);
   EXPECT_EQ(plan.flops.total(), 0);
+  EXPECT_EQ(plan.host.embedding_bytes, 2 * 128256LL * 4096) << "the root looks through it";
 }
 
 // Found with Gemma 3, whose embedding is most of the model: 137 MB predicted, 368 MB taken.

@@ -76,6 +76,9 @@ class Table:
         """The pairs whose recipe or system is in `only` and whose setting is in `settings`; empty: all."""
         self.check({**self.recipes, **dict.fromkeys(SYSTEMS)}, only, "recipe or system")
         self.check(self.settings, settings, "setting")
-        return [pair for pair in self.pairs()
-                if (not only or pair.recipe.name in only or pair.recipe.system in only)
-                and (not settings or pair.setting.name in settings)]
+        pairs = [pair for pair in self.pairs()
+                 if (not only or pair.recipe.name in only or pair.recipe.system in only)
+                 and (not settings or pair.setting.name in settings)]
+        if not pairs:
+            raise TableError(f"{', '.join(only)} is not measured at {', '.join(settings)}")
+        return pairs
