@@ -6,7 +6,8 @@
 #include <bit>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <set>
+#include <optional>
+#include <unordered_set>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -23,18 +24,53 @@ static_assert(std::endian::native == std::endian::little, "safetensors data is l
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // the format's own limit
 constexpr std::uint64_t kLengthBytes = 8;
 
+/// Goes through JSON text and notes the first key that occurs twice at the top level. (A callback of
+/// json::parse() would see the same, but costs a walk through all keys for each of them.)
+class RepeatedKey : public nlohmann::json_sax<json> {
+ public:
+  const std::optional<std::string>& found() const { return found_; }
+
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(json::number_integer_t) override { return true; }
+  bool number_unsigned(json::number_unsigned_t) override { return true; }
+  bool number_float(json::number_float_t, const json::string_t&) override { return true; }
+  bool string(json::string_t&) override { return true; }
+  bool binary(json::binary_t&) override { return true; }
+  bool start_object(std::size_t) override { return enter(); }
+  bool end_object() override { return leave(); }
+  bool start_array(std::size_t) override { return enter(); }
+  bool end_array() override { return leave(); }
+  bool parse_error(std::size_t, const std::string&, const json::exception&) override { return false; }
+  bool key(json::string_t& name) override {
+    if (depth_ != 1 || names_.insert(name).second) return true;
+    found_ = name;
+    return false;
+  }
+
+ private:
+  bool enter() {
+    depth_ += 1;
+    return true;
+  }
+  bool leave() {
+    depth_ -= 1;
+    return true;
+  }
+
+  int depth_ = 0;
+  std::unordered_set<std::string> names_;
+  std::optional<std::string> found_;
+};
+
 /// Parses, refusing a key that occurs twice at the top level: the last one would silently win.
 json parse_header(const std::string& text, const fs::path& path) {
-  std::set<std::string> names;
-  const auto refuse_duplicates = [&](int depth, json::parse_event_t event, json& parsed) {
-    if (event == json::parse_event_t::key && depth == 1 && !names.insert(parsed.get<std::string>()).second) {
-      throw InputError("{}: tensor '{}' occurs twice in the header", path.string(),
-                       parsed.get<std::string>());
-    }
-    return true;
-  };
+  RepeatedKey repeated;
+  json::sax_parse(text, &repeated);
+  if (repeated.found())
+    throw InputError("{}: tensor '{}' occurs twice in the header", path.string(), *repeated.found());
   try {
-    json header = json::parse(text, refuse_duplicates);
+    json header = json::parse(text);
     if (!header.is_object()) throw InputError("{}: the header is not a JSON object", path.string());
     return header;
   } catch (const json::exception& error) {
