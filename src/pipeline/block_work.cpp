@@ -290,11 +290,12 @@ double BlockWork::own_bytes() const {
 }
 
 double BlockWork::written_bytes() const {
-  return shared_bytes() - whole(shape_.saved_bytes - shape_.expert_saved_bytes);
+  return whole(shape_.ordinary_bytes - shape_.expert_ordinary_bytes) -
+         whole(shape_.saved_bytes - shape_.expert_saved_bytes);
 }
 
 double BlockWork::own_written_bytes() const {
-  return own_part() * whole(shape_.expert_source_bytes - shape_.expert_saved_bytes);
+  return own_part() * whole(shape_.expert_ordinary_bytes - shape_.expert_saved_bytes);
 }
 
 WorkList BlockWork::prepare() const {

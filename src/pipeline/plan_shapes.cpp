@@ -107,6 +107,7 @@ class BlockMeasure {
     // As ModelRotation says: turned weights that will be quantized are f32.
     const DType loaded_dtype = model_.rotated() && selected ? DType::f32 : model_.dtype_of(module);
     const std::int64_t stored = model_.stored_bytes(module, layer);
+    const std::int64_t ordinary = model_.ordinary_bytes(module, layer);
     const std::int64_t loaded = parameters * static_cast<std::int64_t>(size_of(loaded_dtype));
     shape_.parameters += copies * parameters;
     shape_.active_parameters += (g.experts > 0 ? model_.experts_per_token() : 1) * parameters;
@@ -115,10 +116,12 @@ class BlockMeasure {
     if (layer.bias) shape_.widest_biased = std::max(shape_.widest_biased, layer.out_features);
     if (loaded_dtype != compute_) shape_.conversion_bytes += copies * std::min(loaded, kConversionBytes);
     shape_.source_bytes += copies * stored;
+    shape_.ordinary_bytes += copies * ordinary;
     shape_.loaded_bytes += copies * loaded;
     if (g.experts > 0) {
       shape_.expert_parameters += copies * parameters;
       shape_.expert_source_bytes += copies * stored;
+      shape_.expert_ordinary_bytes += copies * ordinary;
     }
     g.outputs += layer.out_features;
     g.largest_layer = std::max(g.largest_layer, parameters);
@@ -130,7 +133,7 @@ class BlockMeasure {
     g.conversion_bytes += std::min(parameters + 3 * g.scale_groups * layer.out_features, kConversionBytes);
     shape_.quantized_layers += copies;
     if (is_dequantized(job_.output)) return;
-    const std::int64_t saved = copies * (model_.ordinary_bytes(module, layer) - quantized_bytes(layer, options));
+    const std::int64_t saved = copies * (ordinary - quantized_bytes(layer, options));
     shape_.saved_bytes += saved;
     if (g.experts > 0) shape_.expert_saved_bytes += saved;
   }

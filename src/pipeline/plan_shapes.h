@@ -36,8 +36,9 @@ struct BlockShape {
   std::int64_t quantized_layers = 0;
   std::int64_t source_bytes = 0;  ///< in the files
   std::int64_t loaded_bytes = 0;  ///< in the host's memory: turned weights to quantize are f32
-  std::int64_t saved_bytes = 0;   ///< source as ordinary tensors minus output
-  std::int64_t expert_source_bytes = 0, expert_saved_bytes = 0;
+  std::int64_t saved_bytes = 0;   ///< ordinary_bytes minus output
+  std::int64_t ordinary_bytes = 0;  ///< source as ordinary tensors
+  std::int64_t expert_source_bytes = 0, expert_ordinary_bytes = 0, expert_saved_bytes = 0;
   std::int64_t padded_columns = 0;    ///< elements that rows of a multiple of 8 add
   std::int64_t widest_biased = 0;     ///< outputs of the widest linear with a bias; 0: none has one
   std::int64_t conversion_bytes = 0;  ///< of weights whose type when loaded is not the compute type

@@ -103,7 +103,8 @@ TEST_P(Fp8SameBytes, AsFromTheDecodedTwin) {
   EXPECT_EQ(hashes_of_run("from_fp8", 1, 1, GetParam().set), expected);
   EXPECT_EQ(hashes_of_run("from_fp8_on_two", 2, 1, GetParam().set), expected);
   EXPECT_EQ(text("from_fp8/config.json"), text("from_twin/config.json"));
-  for (const auto& [name, info] : SafetensorsReader(path("from_fp8")).tensors()) {
+  const SafetensorsReader output(path("from_fp8"));
+  for (const auto& [name, info] : output.tensors()) {
     EXPECT_NE(info.dtype, DType::f8_e4m3) << name;
     EXPECT_THAT(name, Not(HasSubstr("_scale")));
   }
