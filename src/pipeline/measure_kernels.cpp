@@ -1,7 +1,8 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <limits>
+#include <numeric>
+#include <vector>
 
 #include "backend/device_matrix.h"
 #include "base/clock.h"
@@ -57,9 +58,7 @@ class KernelTimer {
   }
 
   std::map<std::string, std::vector<RatePoint>> run() {
-    for (const LinearShape& layer : model_.layout(0).layers()) time_linear(layer);
-    time_attention();
-    time_rows();
+    time_forward();
     for (const GroupShape& group : block_.groups)
       if (group.quantized_rows > 0) time_group(group);
     time_loss();
@@ -67,21 +66,45 @@ class KernelTimer {
     return points();
   }
 
+  /// Seconds of the kernels of a block's forward pass, each once.
+  double forward_seconds() {
+    time_forward();
+    double sum = 0;
+    for (const auto& [kernel, cases] : seconds_) {
+      for (const auto& [work, times] : cases) sum = std::accumulate(times.begin(), times.end(), sum);
+    }
+    return sum;
+  }
+
  private:
-  /// The fastest of some runs.
+  void time_forward() {
+    for (const BlockStep& step : model_.layout(0).steps) {
+      for (const StageGroup& group : step.groups) {
+        const bool adds = step.writes_residual && group.adds_to_residual;
+        for (const LinearShape& layer : group.layers) time_linear(layer, adds);
+      }
+    }
+    time_attention();
+    time_rows();
+  }
+
+  /// The median of some runs: the fastest is what a job never sees.
   double seconds_of(const std::function<void()>& work) {
-    double fastest = std::numeric_limits<double>::infinity(), all = 0;
+    std::vector<double> times;
+    double all = 0;
     for (int run = 0; run <= kLeastRuns || all < kLeastSeconds; ++run) {
       Stopwatch watch;
       work();
       backend_.synchronize();
       const double seconds = watch.seconds();
       if (run == 0 && seconds < kLongSeconds) continue;  // makes whatever is made at the first use
-      fastest = std::min(fastest, seconds);
+      times.push_back(seconds);
       all += seconds;
       if (all > kLongSeconds) break;
     }
-    return fastest;
+    const auto middle = times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2);
+    std::nth_element(times.begin(), middle, times.end());
+    return *middle;
   }
 
   void time(const std::string& kernel, double work, const std::function<void()>& run) {
@@ -104,14 +127,15 @@ class KernelTimer {
 
   std::int64_t tokens() const { return shapes_.chunk_tokens; }
 
-  void time_linear(const LinearShape& layer) {
+  /// adds: to the residual stream, in single precision.
+  void time_linear(const LinearShape& layer, bool adds) {
     const HostTensor values = random_values(layer.out_features, layer.in_features, model_.config().dtype);
     const auto weights = kernels_.prepare_linear(values.matrix(), {}, compute_);
     const DeviceMatrix x(backend_, random_values(tokens(), layer.in_features, compute_));
-    const DeviceMatrix y(backend_, compute_, tokens(), layer.out_features);
+    const DeviceMatrix y(backend_, random_values(tokens(), layer.out_features, adds ? DType::f32 : compute_));
     const double size = static_cast<double>(layer.in_features * layer.out_features);
     time("linear" + suffix_, 2 * size * static_cast<double>(tokens()),
-         [&] { kernels_.linear(batch_, x.matrix(), *weights, y.matrix(), false); });
+         [&] { kernels_.linear(batch_, x.matrix(), *weights, y.matrix(), adds); });
     time("prepare", element_ * size, [&] { kernels_.prepare_linear(values.matrix(), {}, compute_); });
   }
 
@@ -288,6 +312,11 @@ std::map<std::string, std::vector<RatePoint>> measure_kernels(const JobConfig& j
                                                               const MeasuredShapes& shapes, Backend& backend,
                                                               DType compute) {
   return KernelTimer(job, model, shapes, backend, compute).run();
+}
+
+double measure_forward(const JobConfig& job, const ModelShape& model, const MeasuredShapes& shapes,
+                       Backend& backend, DType compute) {
+  return KernelTimer(job, model, shapes, backend, compute).forward_seconds();
 }
 
 }  // namespace gptq

@@ -21,8 +21,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr double kTogetherSeconds = 0.4;
-
 double fastest_of(int runs, const std::function<void()>& run) {
   double fastest = std::numeric_limits<double>::infinity();
   for (int i = 0; i < runs; ++i) {
@@ -33,16 +31,17 @@ double fastest_of(int runs, const std::function<void()>& run) {
   return fastest;
 }
 
-/// The root's rate of products while so many ranks compute, over that alone.
-std::vector<double> measure_together(Backend& backend, DType compute, Communicator& comm) {
+/// The root's speed in a block's kernels while so many ranks compute, over that alone. forward: seconds of
+/// these kernels.
+std::vector<double> measure_together(Communicator& comm, const std::function<double()>& forward) {
   std::vector<double> parts;
   double alone = 0;
   for (int computing = 1; computing <= comm.size(); ++computing) {
     comm.barrier();
-    const double rate = comm.rank() < computing ? measure_matrix_rate(backend, compute, kTogetherSeconds) : 0;
+    const double seconds = comm.rank() < computing ? forward() : 0;
     comm.barrier();
-    if (computing == 1) alone = rate;
-    parts.push_back(alone > 0 ? std::min(1.0, rate / alone) : 1.0);
+    if (computing == 1) alone = seconds;
+    parts.push_back(comm.is_root() ? std::min(1.0, alone / seconds) : 1.0);
   }
   parts.front() = 1;
   comm.broadcast(parts.data(), parts.size() * sizeof(double), 0);
@@ -114,6 +113,16 @@ FileRates measure_files(const fs::path& folder) {
   return rates;
 }
 
+MeasuredShapes shapes_of(const JobConfig& job, const ModelShape& model, const Backend& backend, int ranks) {
+  const std::vector<std::int64_t> lengths = lengths_of_samples(job, model.config().vocab_size);
+  MeasuredShapes shapes;
+  shapes.row_shares = ranks;
+  shapes.chunk_tokens = chunk_tokens_of(job, backend);
+  if (!lengths.empty()) shapes.sample_tokens = *std::max_element(lengths.begin(), lengths.end());
+  shapes.chunk_tokens = std::max(shapes.chunk_tokens, shapes.sample_tokens);
+  return shapes;
+}
+
 /// Where the output will lie: its nearest folder that is there.
 fs::path folder_of_output(const JobConfig& job) {
   fs::path folder = fs::absolute(job.output.path).parent_path();
@@ -148,19 +157,17 @@ Machine measure_machine(const JobConfig& job, Communicator& comm) {
     machine.device.driver =
         backend.memory_bytes() - backend.free_memory_bytes() - backend.peak_memory_bytes();
   }
+  // What is wrong with them the root alone says.
+  run_on_root(comm, [&] { lengths_of_samples(job, shape_of_source(job).config().vocab_size); });
+  const ModelShape model = shape_of_source(job);
+  const MeasuredShapes shapes = shapes_of(job, model, backend, comm.size());
   run_on_root(comm, [&] {
-    const ModelShape model = shape_of_source(job);
-    const std::vector<std::int64_t> lengths = lengths_of_samples(job, model.config().vocab_size);
-    MeasuredShapes shapes;
-    shapes.row_shares = comm.size();
-    shapes.chunk_tokens = chunk_tokens_of(job, backend);
-    if (!lengths.empty()) shapes.sample_tokens = *std::max_element(lengths.begin(), lengths.end());
-    shapes.chunk_tokens = std::max(shapes.chunk_tokens, shapes.sample_tokens);
     log::info("measuring kernels, then {} ranks together, links and files", comm.size());
     machine.kernels = measure_kernels(job, model, shapes, backend, compute.dtype);
     machine.files = measure_files(folder_of_output(job));
   });
-  machine.together = measure_together(backend, compute.dtype, comm);
+  machine.together =
+      measure_together(comm, [&] { return measure_forward(job, model, shapes, backend, compute.dtype); });
   machine.link = measure_links(comm);
   machine.name = fmt::format("{}-{}-ranks", backend.name(), comm.size());
   machine.measured = {"plan --measure", version(), utc_now()};

@@ -19,15 +19,19 @@ struct MeasuredShapes {
 };
 
 /// Times the kernels at the shapes of the model's first block and of the job's recipe: random values, the
-/// fastest of some runs, rates of one core or device.
+/// median of some runs, rates of one core or device.
 std::map<std::string, std::vector<RatePoint>> measure_kernels(const JobConfig& job, const ModelShape& model,
                                                               const MeasuredShapes& shapes, Backend& backend,
                                                               DType compute);
 
+/// Seconds of the kernels of the first block's forward pass over one chunk, each once.
+double measure_forward(const JobConfig& job, const ModelShape& model, const MeasuredShapes& shapes,
+                       Backend& backend, DType compute);
+
 /// `gptq-hpc plan --measure`: the present machine, with as many ranks as there are: kernels on the root while
-/// the others wait, then the same product on 1, 2, ... ranks at a time; broadcasts and all-reduces; a file of
-/// 256 MB beside the output. Takes some tens of seconds. Of one node: UsageError with more of them, and with
-/// one rank, which has no links to measure. Collective.
+/// the others wait, then those of a forward pass on 1, 2, ... ranks at a time; broadcasts and all-reduces; a
+/// file of 256 MB beside the output. Takes some tens of seconds. Of one node: UsageError with more of them,
+/// and with one rank, which has no links to measure. Collective.
 Machine measure_machine(const JobConfig& job, Communicator& comm);
 
 }  // namespace gptq
