@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # What docs/scaling.md shows: plans of large models on described machines, and predictions checked against real runs.
 #
-#   tools/scaling.sh plans [FOLDER]     # the examples as text, the curves as CSV and SVG (default: .cache/scaling)
-#   tools/scaling.sh check [FOLDER]     # measures this machine and runs the demonstration model on 1 and 2 ranks pinned to a
+#   tools/scaling.sh plans              # the examples as text and JSON, the curves as CSV: .cache/scaling
+#   tools/scaling.sh plans --publish    # also docs/scaling/: a page of them, with a picture
+#   tools/scaling.sh check              # measures this machine and runs the demonstration model on 1 and 2 ranks pinned to a
 #                                       # core each; fails if a prediction is off by more than 15 %. Wants a quiet machine.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/lib/demo.sh"
 
-what="${1:-plans}"
-folder="${2:-$CACHE_DIR/scaling}"
+what="${1:-plans}" option="${2:-}"
+folder="$CACHE_DIR/scaling"
 mkdir -p "$folder"
 cd "$REPO_DIR" # descriptions and configs are named from here
 
@@ -38,9 +39,6 @@ plans() {
   curve llama-3-70b 1
   curve llama-3-405b 1
   curve deepseek-v3 1
-  python3 tools/plot_scaling.py --output "$folder/scaling.svg" "Llama-3-8B=$folder/llama-3-8b.csv" \
-    "Llama-3-70B=$folder/llama-3-70b.csv" "Llama-3-405B=$folder/llama-3-405b.csv" \
-    "DeepSeek-V3=$folder/deepseek-v3.csv"
   log "written to $folder"
 }
 
@@ -75,8 +73,13 @@ PYTHON
 }
 
 [ -x "$GPTQ_HPC" ] || build_targets gptq-hpc
-case "$what" in
-  plans) plans ;;
-  check) check ;;
-  *) die "unknown: $what; plans or check" ;;
+case "$what $option" in
+  "plans ") plans ;;
+  "plans --publish")
+    plans
+    python="$(make_venv venv-plot "$REPO_DIR/tools/requirements-plot.txt")"
+    "$python" tools/scaling_page.py "$folder" docs/scaling
+    ;;
+  "check ") check ;;
+  *) die "unknown: $what $option; it is plans, plans --publish or check" ;;
 esac
