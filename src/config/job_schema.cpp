@@ -63,7 +63,8 @@ std::vector<Key> work_keys() {
        "Directory of that file, best on a local disk; empty: spill/ inside output.path."},
 
       {GPTQ_KEY(parallel.stages), speed, auto_or(at_least(1)), word,
-       "The ranks form so many stages, which hold the blocks in turn. auto: one, or what the number of replicas\n"
+       "The ranks form so many stages, which hold the blocks in turn. auto: one, or what the number of "
+       "replicas\n"
        "leaves. More stages read fewer bytes each; they work at the same time with quantization.propagation\n"
        "full_precision and with method rtn, and else take turns and help each other with the rows."},
       {GPTQ_KEY(parallel.replicas), speed, auto_or(at_least(1)), word,

@@ -1,7 +1,7 @@
 #pragma once
 
-#include <functional>
 #include <cstdint>
+#include <functional>
 #include <future>
 #include <memory>
 #include <utility>
@@ -17,8 +17,8 @@ struct PreparedBlock {
   std::unique_ptr<DecoderBlock> block;  ///< null where nothing is propagated (round-to-nearest)
 };
 
-/// Reads the next of some blocks from disk while the present one is computed, and on a device of its own memory also
-/// brings it there: at most two blocks are in memory.
+/// Reads the next of some blocks from disk while the present one is computed, and on a device of its own
+/// memory also brings it there: at most two blocks are in memory.
 class BlockPrefetcher {
  public:
   using Prepare = std::function<std::unique_ptr<DecoderBlock>(const BlockWeights&)>;

@@ -103,8 +103,4 @@ std::vector<float> BlockStream::column_maximum(std::int64_t step) {
   return finite_maximum(maximum, step);
 }
 
-void BlockStream::run_from(std::int64_t first) {
-  for (std::int64_t step = first; step < block_.steps(); ++step) advance(step);
-}
-
 }  // namespace gptq

@@ -27,8 +27,6 @@ class BlockStream {
   std::vector<float> advance(std::int64_t step);
   /// Of a step's input that is there already.
   std::vector<float> column_maximum(std::int64_t step);
-  /// Step `first` and everything behind it.
-  void run_from(std::int64_t first);
 
  private:
   DeviceBuffer zeros(std::int64_t width);

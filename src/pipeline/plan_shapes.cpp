@@ -130,7 +130,8 @@ class BlockMeasure {
     g.conversion_bytes += std::min(parameters + 3 * g.scale_groups * layer.out_features, kConversionBytes);
     shape_.quantized_layers += copies;
     if (is_dequantized(job_.output)) return;
-    const std::int64_t saved = copies * (model_.ordinary_bytes(module, layer) - quantized_bytes(layer, options));
+    const std::int64_t saved =
+        copies * (model_.ordinary_bytes(module, layer) - quantized_bytes(layer, options));
     shape_.saved_bytes += saved;
     if (g.experts > 0) shape_.expert_saved_bytes += saved;
   }

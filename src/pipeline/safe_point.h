@@ -39,7 +39,8 @@ struct BlockStart {
 };
 
 /// A place between two steps where a job may be stopped and taken up again. All ranks pass the same safe
-/// points in the same order; those that do not hold the block have none of the state. Everything is borrowed for the duration of the call.
+/// points in the same order; those that do not hold the block have none of the state. Everything is borrowed
+/// for the duration of the call.
 struct SafePoint {
   std::int64_t block = 0;                    ///< the position: this block's ...
   std::int64_t group = 0;                    ///< ... stage group comes next or is being summed

@@ -1,0 +1,149 @@
+// Pipeline stages: on every grid the bytes of one rank, and a job that was interrupted on one goes on on
+// another.
+
+#include <nlohmann/json.hpp>
+
+#include "resume_fixture.h"
+
+namespace gptq::test {
+namespace {
+
+using testing::HasSubstr;
+
+struct Grid {
+  int stages = 1, replicas = 1;
+  int ranks() const { return stages * replicas; }
+};
+
+void PrintTo(const Grid& grid, std::ostream* out) {
+  *out << grid.stages << "x" << grid.replicas;
+}
+
+std::vector<std::string> on(const Grid& grid, std::vector<std::string> more = {}) {
+  more.insert(more.end(), {"--set", "parallel.stages=" + std::to_string(grid.stages), "--set",
+                           "parallel.replicas=" + std::to_string(grid.replicas)});
+  return more;
+}
+
+class Grids : public Resume {
+ protected:
+  /// Blocks enough for four stages, the last of them without one of its own in the end.
+  void SetUp() override {
+    Resume::SetUp();
+    TinyModelOptions options;
+    options.layers = 5;
+    fs::remove_all(path("model"));
+    write_tiny_model(path("model"), options);
+  }
+
+  std::string name_of(const Grid& grid) const {
+    return fmt::format("grid-{}x{}", grid.stages, grid.replicas);
+  }
+  nlohmann::json report(const std::string& name) const {
+    return nlohmann::json::parse(std::ifstream(path(name) + "/report.json"));
+  }
+  /// The report but for what says who did it and how long it took.
+  nlohmann::json figures(const std::string& name) const {
+    nlohmann::json layers = report(name).at("layers");
+    for (nlohmann::json& layer : layers) layer.erase("seconds");
+    return {{"layers", layers}, {"held_out", report(name).at("held_out")}};
+  }
+
+  void expect_the_same_on(const std::vector<Grid>& grids, const std::vector<std::string>& options) {
+    const auto expected = hashes_of_run("one", 1, 1, options);
+    ASSERT_FALSE(expected.empty());
+    for (const Grid& grid : grids) {
+      SCOPED_TRACE(name_of(grid));
+      EXPECT_EQ(hashes_of_run(name_of(grid), grid.ranks(), 1, on(grid, options)), expected);
+      if (HasFailure()) return;
+      EXPECT_EQ(figures(name_of(grid)), figures("one"));
+      EXPECT_EQ(run_program({"verify", path(name_of(grid))}).exit_code, 0);
+    }
+  }
+};
+
+struct Mode {
+  const char* name;
+  const char* lines;  ///< of the `quantization` section
+  std::vector<std::string> set;
+  std::vector<Grid> grids;
+};
+
+void PrintTo(const Mode& mode, std::ostream* out) {
+  *out << mode.name;
+}
+
+class SameBytesOnGrids : public Grids, public testing::WithParamInterface<Mode> {};
+
+TEST_P(SameBytesOnGrids, AsOnOneRank) {
+  write_job(GetParam().lines);
+  expect_the_same_on(GetParam().grids, GetParam().set);
+}
+
+const std::vector<std::string> kHeldOut{"--set", "calibration.held_out=0.34"};
+
+INSTANTIATE_TEST_SUITE_P(
+    Modes, SameBytesOnGrids,
+    testing::Values(Mode{"default_recipe", "", {}, {{1, 3}, {2, 1}, {2, 2}, {4, 1}, {3, 1}}},
+                    Mode{"plain", "  quality: fast\n", kHeldOut, {{2, 1}, {2, 2}, {4, 1}}},
+                    Mode{"corrected_and_judged",
+                         "  refine_sweeps: 1\n  token_weight: residual\n",
+                         kHeldOut,
+                         {{2, 1}, {2, 2}}},
+                    Mode{"bf16", "", {"--set", "compute.dtype=bf16"}, {{2, 2}}},
+                    Mode{"not_sequential", "  true_sequential: false\n", kHeldOut, {{2, 1}, {2, 2}}},
+                    Mode{"head", "  rotation: hadamard\n  lm_head: true\n", kHeldOut, {{2, 1}, {4, 1}}},
+                    Mode{"stages_alone",
+                         "  exclude: ['re:.*o_proj']\n",
+                         {"--set", "parallel.solvers=stage", "--set", "output.max_shard_bytes=60000"},
+                         {{2, 1}, {2, 2}}},
+                    Mode{"rtn",
+                         "  method: rtn\n  lm_head: true\n  rotation: hadamard\n",
+                         {},
+                         {{1, 3}, {2, 1}, {2, 2}, {4, 1}}}),
+    [](const auto& test) { return std::string(test.param.name); });
+
+using GridsAndSamples = Grids;
+
+TEST_F(GridsAndSamples, AGridLargerThanTheSamples) {
+  expect_the_same_on({{2, 4}, {8, 1}}, {"--set", "calibration.num_samples=2"});
+}
+
+class ResumeOnGrids : public Grids {
+ protected:
+  /// Interrupts the job on one grid when so many generations are there, and goes on on another.
+  void interrupt_and_resume(const Grid& from, int generation, const Grid& to) {
+    SCOPED_TRACE(fmt::format("{} after {} on {}", name_of(from), generation, name_of(to)));
+    fs::remove_all(path("output"));
+    ranks_ = from.ranks();
+    ASSERT_EQ(interrupt(generation, SIGUSR1, on(from)), kComeBack);
+    const ProgramResult resumed = quantize(on(to), to.ranks());
+    ASSERT_EQ(resumed.exit_code, 0) << resumed.output;
+    EXPECT_THAT(resumed.output, HasSubstr("resuming from generation"));
+    EXPECT_EQ(tensor_hashes(path("output")), tensor_hashes(path("undisturbed")));
+    EXPECT_EQ(figures("output"), figures("undisturbed"));
+    EXPECT_EQ(run_program({"verify", path("output")}).exit_code, 0);
+    EXPECT_FALSE(fs::exists(checkpoint()));
+  }
+};
+
+TEST_F(ResumeOnGrids, FromAnyToAny) {
+  write_job("  correction_alpha: 1\n");
+  hashes_of_run("undisturbed", 1, 1);
+  interrupt_and_resume({1, 1}, 9, {2, 2});
+  interrupt_and_resume({2, 1}, 3, {1, 3});
+  interrupt_and_resume({2, 1}, 17, {4, 1});
+  interrupt_and_resume({2, 2}, 14, {3, 1});
+  interrupt_and_resume({4, 1}, 28, {1, 1});
+}
+
+TEST_F(ResumeOnGrids, RoundsOfStagesThatWorkAlone) {
+  write_job("  method: rtn\n");
+  hashes_of_run("undisturbed", 1, 1);
+  interrupt_and_resume({1, 1}, 2, {2, 1});
+  interrupt_and_resume({2, 1}, 1, {1, 1});
+  interrupt_and_resume({2, 1}, 1, {2, 2});
+}
+
+}  // namespace
+}  // namespace gptq::test
