@@ -2,18 +2,9 @@
 
 #include <utility>
 
-namespace gptq {
+#include "pipeline/chosen_layers.h"
 
-std::vector<LayerToQuantize> BlockHelper::chosen_layers(std::int64_t block, const StageGroup& group) const {
-  std::vector<LayerToQuantize> chosen;
-  const std::string prefix = block_prefix(tools_.model.architecture(), block);
-  for (const LinearShape& layer : group.layers) {
-    const std::string module = prefix + layer.name;
-    if (!tools_.recipe.selects(module)) continue;
-    chosen.push_back({module, layer.name, nullptr, nullptr, {}, layer.out_features, layer.in_features});
-  }
-  return chosen;
-}
+namespace gptq {
 
 /// Those between the rounds of the group's sum: as many as where the sum is made.
 void BlockHelper::pass_safe_points(const SafePoint& here, const std::vector<std::int64_t>& summed) const {
@@ -30,7 +21,8 @@ std::vector<LayerStatistics> BlockHelper::run(std::int64_t block, BlockStart sta
     here.block = block;
     here.group = group;
     if (group > start.group) tools_.on_safe_point(here);
-    const std::vector<LayerToQuantize> layers = chosen_layers(block, layout.group(group));
+    const std::vector<LayerToQuantize> layers =
+        chosen_layers(tools_.model, tools_.recipe, layout.group(group), block);
     if (layers.empty()) continue;
     const bool resumed = group == start.group;
     pass_safe_points(here, resumed ? start.sum.done_anywhere : std::vector<std::int64_t>());

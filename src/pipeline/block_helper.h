@@ -26,7 +26,6 @@ class BlockHelper {
   std::vector<LayerStatistics> run(std::int64_t block, BlockStart start);
 
  private:
-  std::vector<LayerToQuantize> chosen_layers(std::int64_t block, const StageGroup& group) const;
   void pass_safe_points(const SafePoint& here, const std::vector<std::int64_t>& summed) const;
 
   const Tools& tools_;

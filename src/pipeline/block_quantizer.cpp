@@ -6,18 +6,9 @@
 #include <utility>
 
 #include "base/error.h"
+#include "pipeline/chosen_layers.h"
 
 namespace gptq {
-namespace {
-
-std::vector<float> floats_of(const HostTensor& tensor) {
-  const HostTensor converted = convert(tensor, DType::f32);
-  const auto* const values = reinterpret_cast<const float*>(converted.storage.data());
-  return {values, values + converted.elements()};
-}
-
-}  // namespace
-
 std::optional<CorrectionTarget> correction_target_of(const Recipe& recipe, const BlockStep& step) {
   if (recipe.section().correction_target == "output") return CorrectionTarget::output;
   if (!step.writes_residual) return std::nullopt;
@@ -59,21 +50,6 @@ struct BlockQuantizer::Passage {
   }
 };
 
-std::vector<LayerToQuantize> BlockQuantizer::chosen_layers(const StageGroup& group,
-                                                           const DecoderBlock* block) const {
-  std::vector<LayerToQuantize> chosen;
-  const std::string prefix = block_prefix(tools_.model.architecture(), weights_.block);
-  for (const LinearShape& layer : group.layers) {
-    const std::string module = prefix + layer.name;
-    if (!tools_.recipe.selects(module)) continue;
-    LayerToQuantize next{module, layer.name, &weights_.at(layer.name + ".weight"), nullptr, {}};
-    if (block != nullptr) next.prepared = &block->linear(layer.name);
-    if (layer.bias) next.bias = floats_of(weights_.at(layer.name + ".bias"));
-    chosen.push_back(std::move(next));
-  }
-  return chosen;
-}
-
 bool BlockQuantizer::reference_is_ahead(std::int64_t step) const {
   return reference_step(tools_.recipe, layout(), step) > step;
 }
@@ -114,8 +90,8 @@ StageInput BlockQuantizer::stage_input(Passage& passage, std::int64_t group,
 
 void BlockQuantizer::quantize_group(Passage& passage, const SafePoint& here, PartialSum before,
                                     QuantizedBlock& result) {
-  const std::vector<LayerToQuantize> layers =
-      chosen_layers(layout().group(here.group), &passage.quantized.block());
+  const std::vector<LayerToQuantize> layers = chosen_layers(
+      tools_.model, tools_.recipe, layout().group(here.group), weights_, &passage.quantized.block());
   if (layers.empty()) return;
   const StageInput input = stage_input(passage, here.group, layers);
   const StageSums sums = tools_.summer.accumulate(
@@ -238,7 +214,8 @@ QuantizedBlock BlockQuantizer::run(DecoderBlock& block, Streams streams, BlockSt
 QuantizedBlock BlockQuantizer::round_to_nearest() {
   QuantizedBlock result;
   for (std::int64_t group = 0; group < layout().groups(); ++group) {
-    const std::vector<LayerToQuantize> layers = chosen_layers(layout().group(group), nullptr);
+    const std::vector<LayerToQuantize> layers =
+        chosen_layers(tools_.model, tools_.recipe, layout().group(group), weights_, nullptr);
     if (layers.empty()) continue;
     SolvedStage solved = tools_.solver.round_to_nearest(layers, weights_.block);
     tools_.on_layers(solved.statistics);

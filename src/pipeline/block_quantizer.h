@@ -63,7 +63,6 @@ class BlockQuantizer {
  private:
   struct Passage;
   const BlockLayout& layout() const { return tools_.model.layout(weights_.block); }
-  std::vector<LayerToQuantize> chosen_layers(const StageGroup& group, const DecoderBlock* block) const;
   bool reference_is_ahead(std::int64_t step) const;
   void pass_held_out(DecoderBlock& block, Activations& stream);
   void advance(BlockStream& stream, std::int64_t step, bool leaves, std::vector<float>& maximum);

@@ -21,6 +21,17 @@ StageSummer GridParts::summer() const {
           phases};
 }
 
+KeptInputs GridParts::keep_inputs() const {
+  std::vector<Chunk> chunks;
+  for (std::size_t i = 0; i < streams->quantized().chunks(); ++i)
+    chunks.push_back(streams->quantized().chunk(i));
+  std::vector<const BlockLayout*> layouts;
+  for (std::int64_t block = 0; block < blocks(); ++block) layouts.push_back(&inputs.model->layout(block));
+  return {*compute.backend, inputs.calibration,
+          chunks,           compute.dtype,
+          layouts,          {plan.activation_place, spill_path(job)}};
+}
+
 BlockPrefetcher GridParts::prefetcher() const {
   std::vector<std::int64_t> own;
   for (std::int64_t block = grid.next_own_block(grid.first_block() - 1); block < blocks();

@@ -4,6 +4,7 @@
 #include "pipeline/block_quantizer.h"
 #include "pipeline/job_run.h"
 #include "pipeline/job_streams.h"
+#include "pipeline/kept_inputs.h"
 #include "pipeline/progress.h"
 #include "pipeline/stream_routes.h"
 #include "pipeline/visit_schedule.h"
@@ -33,6 +34,8 @@ struct GridParts {
   Team holders() const { return {grid.replicas(), replica_device}; }
   StageSolver solver(const Team& team) const;
   StageSummer summer() const;
+  /// Room for the inputs of a block's steps.
+  KeptInputs keep_inputs() const;
   /// The blocks of this rank's stage, read ahead.
   BlockPrefetcher prefetcher() const;
   PreparedBlock next_block(BlockPrefetcher& prefetcher) const;

@@ -94,7 +94,12 @@ class QuantizeJob {
 
   void make_streams() {
     const Activations::Room room{plan_.activation_place, spill_path(job_)};
-    streams_.emplace(inputs_, compute_, plan_, room, grid_->place().replica, inputs_.widest_step());
+    // With full-precision propagation every step's input has a place of its own.
+    const bool quantizes_head = run_.recipe().quantizes_head(std::string(inputs_.model->architecture().head));
+    const std::int64_t width = takes_turns(job_) ? inputs_.widest_step()
+                               : quantizes_head  ? inputs_.model->config().hidden_size
+                                                 : 0;
+    streams_.emplace(inputs_, compute_, plan_, room, grid_->place().replica, width);
     routes_.emplace(*compute_.backend, *grid_, streams_->all(), phases_);
   }
 
@@ -153,12 +158,15 @@ class QuantizeJob {
   /// measures again.
   void measure_held_out(const QuantizedLayer* head) {
     if (!streams_ || streams_->held_out_reference() == nullptr) return;
+    Activations* quantized = &streams_->quantized();
+    Activations* reference = streams_->held_out_reference();
+    if (!takes_turns(job_)) std::swap(quantized, reference);
     const std::int64_t blocks = inputs_.model->config().num_hidden_layers;
     HeldOutFigures figures;
     if (grid_->holds(blocks)) {
       give_back_freed_memory();  // the heads come instead of what blocks needed
       figures = EndToEnd(*inputs_.model, inputs_.calibration, *compute_.backend, grid_->replicas(),
-                         streams_->quantized(), *streams_->held_out_reference(), phases_)
+                         *quantized, *reference, phases_)
                     .measure(head);
     }
     if (shape_.stages > 1) comm_.broadcast(&figures, sizeof(figures), grid_->root_of(blocks));

@@ -84,24 +84,72 @@ const std::vector<std::string> kHeldOut{"--set", "calibration.held_out=0.34"};
 
 INSTANTIATE_TEST_SUITE_P(
     Modes, SameBytesOnGrids,
-    testing::Values(Mode{"default_recipe", "", {}, {{1, 3}, {2, 1}, {2, 2}, {4, 1}, {3, 1}}},
-                    Mode{"plain", "  quality: fast\n", kHeldOut, {{2, 1}, {2, 2}, {4, 1}}},
-                    Mode{"corrected_and_judged",
-                         "  refine_sweeps: 1\n  token_weight: residual\n",
-                         kHeldOut,
-                         {{2, 1}, {2, 2}}},
-                    Mode{"bf16", "", {"--set", "compute.dtype=bf16"}, {{2, 2}}},
-                    Mode{"not_sequential", "  true_sequential: false\n", kHeldOut, {{2, 1}, {2, 2}}},
-                    Mode{"head", "  rotation: hadamard\n  lm_head: true\n", kHeldOut, {{2, 1}, {4, 1}}},
-                    Mode{"stages_alone",
-                         "  exclude: ['re:.*o_proj']\n",
-                         {"--set", "parallel.solvers=stage", "--set", "output.max_shard_bytes=60000"},
-                         {{2, 1}, {2, 2}}},
-                    Mode{"rtn",
-                         "  method: rtn\n  lm_head: true\n  rotation: hadamard\n",
-                         {},
-                         {{1, 3}, {2, 1}, {2, 2}, {4, 1}}}),
+    testing::Values(
+        Mode{"default_recipe", "", {}, {{1, 3}, {2, 1}, {2, 2}, {4, 1}, {3, 1}}},
+        Mode{"plain", "  quality: fast\n", kHeldOut, {{2, 1}, {2, 2}, {4, 1}}},
+        Mode{"corrected_and_judged",
+             "  refine_sweeps: 1\n  token_weight: residual\n",
+             kHeldOut,
+             {{2, 1}, {2, 2}}},
+        Mode{"bf16", "", {"--set", "compute.dtype=bf16"}, {{2, 2}}},
+        Mode{"not_sequential", "  true_sequential: false\n", kHeldOut, {{2, 1}, {2, 2}}},
+        Mode{"head", "  rotation: hadamard\n  lm_head: true\n", kHeldOut, {{2, 1}, {4, 1}}},
+        Mode{"stages_alone",
+             "  exclude: ['re:.*o_proj']\n",
+             {"--set", "parallel.solvers=stage", "--set", "output.max_shard_bytes=60000"},
+             {{2, 1}, {2, 2}}},
+        Mode{"full_precision",
+             "  propagation: full_precision\n",
+             kHeldOut,
+             {{1, 3}, {2, 1}, {2, 2}, {4, 1}, {3, 1}}},
+        Mode{"full_precision_weighed",
+             "  propagation: full_precision\n  token_weight: residual\n  refine_sweeps: 1\n  lm_head: true\n"
+             "  rotation: hadamard\n",
+             kHeldOut,
+             {{1, 2}, {2, 1}, {4, 1}}},
+        Mode{"full_precision_bf16",
+             "  propagation: full_precision\n",
+             {"--set", "compute.dtype=bf16", "--set", "compute.activations=disk"},
+             {{2, 2}}},
+        Mode{"rtn",
+             "  method: rtn\n  lm_head: true\n  rotation: hadamard\n",
+             {},
+             {{1, 3}, {2, 1}, {2, 2}, {4, 1}}}),
     [](const auto& test) { return std::string(test.param.name); });
+
+using FullPrecision = Grids;
+
+// The first block's Hessians come from its original weights in both.
+TEST_F(FullPrecision, IsTheFirstBlockOfNotSequential) {
+  write_job("  correction_alpha: 0\n");
+  const auto not_sequential =
+      hashes_of_run("not_sequential", 1, 1, {"--set", "quantization.true_sequential=false"});
+  const auto full = hashes_of_run("full", 1, 1, {"--set", "quantization.propagation=full_precision"});
+  ASSERT_EQ(full.size(), not_sequential.size());
+  int same = 0, different = 0;
+  for (std::size_t i = 0; i < full.size(); ++i) {
+    if (full[i].first.find("qweight") == std::string::npos) continue;
+    if (full[i].first.starts_with("model.layers.0.")) {
+      EXPECT_EQ(full[i], not_sequential[i]);
+      ++same;
+    } else {
+      different += full[i] != not_sequential[i] ? 1 : 0;
+    }
+  }
+  EXPECT_EQ(same, 7);
+  EXPECT_GT(different, 0);
+}
+
+TEST_F(FullPrecision, RefusesWhatItCannotMean) {
+  write_job("  propagation: full_precision\n  correction_alpha: 1\n");
+  ProgramResult result = quantize();
+  EXPECT_EQ(result.exit_code, static_cast<int>(ExitCode::bad_usage)) << result.output;
+  EXPECT_THAT(result.output, HasSubstr("no error of earlier layers to correct"));
+  write_job("  propagation: full_precision\n");
+  result = quantize(on({2, 1}, {"--set", "parallel.solvers=world"}), 2);
+  EXPECT_EQ(result.exit_code, static_cast<int>(ExitCode::bad_usage)) << result.output;
+  EXPECT_THAT(result.output, HasSubstr("every stage is busy"));
+}
 
 using GridsAndSamples = Grids;
 
@@ -111,6 +159,8 @@ TEST_F(GridsAndSamples, AGridLargerThanTheSamples) {
 
 class ResumeOnGrids : public Grids {
  protected:
+  void make_long(const std::string& lines);
+
   /// Interrupts the job on one grid when so many generations are there, and goes on on another.
   void interrupt_and_resume(const Grid& from, int generation, const Grid& to) {
     SCOPED_TRACE(fmt::format("{} after {} on {}", name_of(from), generation, name_of(to)));
@@ -137,9 +187,25 @@ TEST_F(ResumeOnGrids, FromAnyToAny) {
   interrupt_and_resume({4, 1}, 28, {1, 1});
 }
 
-TEST_F(ResumeOnGrids, RoundsOfStagesThatWorkAlone) {
-  write_job("  method: rtn\n");
+/// Blocks enough for the signal to come before the last of them.
+void ResumeOnGrids::make_long(const std::string& lines) {
+  TinyModelOptions options;
+  options.layers = 40;
+  fs::remove_all(path("model"));
+  write_tiny_model(path("model"), options);
+  write_job(lines);
   hashes_of_run("undisturbed", 1, 1);
+}
+
+TEST_F(ResumeOnGrids, FullPrecisionBetweenRounds) {
+  make_long("  propagation: full_precision\n");
+  interrupt_and_resume({1, 1}, 2, {2, 2});
+  interrupt_and_resume({2, 1}, 1, {1, 3});
+  interrupt_and_resume({3, 1}, 2, {2, 1});
+}
+
+TEST_F(ResumeOnGrids, RoundsOfStagesThatWorkAlone) {
+  make_long("  method: rtn\n");
   interrupt_and_resume({1, 1}, 2, {2, 1});
   interrupt_and_resume({2, 1}, 1, {1, 1});
   interrupt_and_resume({2, 1}, 1, {2, 2});
