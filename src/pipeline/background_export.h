@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/trace.h"
 #include "io/exporter.h"
 #include "io/finished_blocks.h"
 
@@ -19,9 +20,10 @@ namespace gptq {
 /// after.
 class BackgroundExport {
  public:
-  /// stages: so many ranks write in turn, each the blocks of its stage; the next one here is `first`.
-  BackgroundExport(std::unique_ptr<Exporter> exporter, std::int64_t first, int stages)
-      : exporter_(std::move(exporter)), next_(first), stages_(stages) {
+  /// stages: so many ranks write in turn, each the blocks of its stage; the next one here is `first`. trace:
+  /// told of every block; null: none is made.
+  BackgroundExport(std::unique_ptr<Exporter> exporter, std::int64_t first, int stages, Trace* trace = nullptr)
+      : exporter_(std::move(exporter)), next_(first), stages_(stages), trace_(trace) {
     for (const std::string& hash : exporter_->block_sha256())
       sha256_.emplace(static_cast<std::int64_t>(sha256_.size()), hash);
   }
@@ -40,6 +42,7 @@ class BackgroundExport {
     pending_ =
         std::async(std::launch::async, [this, block, weights = std::move(weights), layers = std::move(layers),
                                         elsewhere = std::exchange(elsewhere_, {})] {
+          const TraceScope scope(trace_, "write", block, TraceLane::writing);
           tell(elsewhere);
           std::string sha256 = exporter_->write_block(block, weights, layers);
           exporter_->sync();
@@ -93,6 +96,7 @@ class BackgroundExport {
   std::unique_ptr<Exporter> exporter_;
   std::int64_t next_;
   int stages_;
+  Trace* trace_;
   BlockHashes sha256_;  ///< of the blocks that are on disk
   std::int64_t pending_block_ = -1;
   BlockHashes elsewhere_;  ///< which the exporter does not know of yet

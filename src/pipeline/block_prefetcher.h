@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/trace.h"
 #include "model/decoder_block.h"
 
 namespace gptq {
@@ -24,13 +25,14 @@ class BlockPrefetcher {
   using Prepare = std::function<std::unique_ptr<DecoderBlock>(const BlockWeights&)>;
 
   /// prepare: makes the block ready; called beside the computation where the backend allows it. Empty: not at
-  /// all.
+  /// all. trace: told of every block; null: none is made.
   BlockPrefetcher(const Backend& backend, const ModelWeights& model, std::vector<std::int64_t> blocks,
-                  Prepare prepare)
+                  Prepare prepare, Trace* trace = nullptr)
       : model_(model),
         prepare_(std::move(prepare)),
         prepares_beside_(!backend.shares_host_memory()),
-        blocks_(std::move(blocks)) {
+        blocks_(std::move(blocks)),
+        trace_(trace) {
     start();
   }
 
@@ -46,6 +48,7 @@ class BlockPrefetcher {
   void start() {
     if (next_ == blocks_.size()) return;
     pending_ = std::async(std::launch::async, [this, block = blocks_[next_]] {
+      const TraceScope scope(trace_, "read", block, TraceLane::reading);
       PreparedBlock prepared;
       prepared.weights = model_.load_block(block);
       if (prepare_ && prepares_beside_) prepared.block = prepare_(prepared.weights);
@@ -58,6 +61,7 @@ class BlockPrefetcher {
   Prepare prepare_;
   bool prepares_beside_;  ///< the CPU's threads are busy with the present block
   std::vector<std::int64_t> blocks_;
+  Trace* trace_;
   std::size_t next_ = 0;
   std::future<PreparedBlock> pending_;
 };

@@ -44,7 +44,7 @@ BlockPrefetcher GridParts::prefetcher() const {
                                             compute.dtype);
     };
   }
-  return {*compute.backend, *inputs.model, std::move(own), std::move(prepare)};
+  return {*compute.backend, *inputs.model, std::move(own), std::move(prepare), phases.trace()};
 }
 
 PreparedBlock GridParts::next_block(BlockPrefetcher& prefetcher) const {

@@ -50,7 +50,7 @@ void JobRun::open(bool fresh) {
   if (world_.is_root()) layers_ = std::move(before);
 }
 
-void JobRun::open_output(const ProcessGrid& grid) {
+void JobRun::open_output(const ProcessGrid& grid, Trace* trace) {
   grid_ = grid.shape();
   run_on_root(world_, [&] {
     const std::vector<std::string> finished =
@@ -58,13 +58,13 @@ void JobRun::open_output(const ProcessGrid& grid) {
     export_.emplace(
         std::make_unique<Exporter>(job_, *inputs_.model, recipe_,
                                    JobMark(fingerprint_, work_fingerprint_of(identity_)), finished),
-        first_block(), grid_.stages);
+        first_block(), grid_.stages, trace);
     if (found_.good) export_->keep_partial_files();
   });
   // Ranks that write beside the root join its files when their first block comes.
   if (world_.is_root() || grid.place().replica != 0) return;
   export_.emplace(Exporter::join(job_, *inputs_.model, recipe_), grid.next_own_block(first_block() - 1),
-                  grid_.stages);
+                  grid_.stages, trace);
 }
 
 BlockHashes JobRun::written_blocks(std::int64_t block) {

@@ -34,8 +34,8 @@ class JobRun {
   std::int64_t attempts() const { return found_.good ? found_.good->attempts + 1 : 1; }
   double seconds_before() const { return found_.good ? found_.good->seconds : 0; }  ///< of earlier attempts
 
-  /// Makes the output's files, or takes up those of the attempt before.
-  void open_output(const ProcessGrid& grid);
+  /// Makes the output's files, or takes up those of the attempt before. trace: of writing; or null.
+  void open_output(const ProcessGrid& grid, Trace* trace);
   /// Everything is there that a checkpoint may count on.
   void start_checkpoints(Backend& backend, PhaseClock& phases);
 

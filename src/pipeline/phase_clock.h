@@ -7,6 +7,7 @@
 
 #include "backend/backend.h"
 #include "base/clock.h"
+#include "base/trace.h"
 
 namespace gptq {
 
@@ -14,7 +15,8 @@ namespace gptq {
 /// phase inside another counts for the inner one alone.
 class PhaseClock {
  public:
-  explicit PhaseClock(Backend& backend) : backend_(backend) {}
+  /// trace: also told of every phase; null: none is made.
+  explicit PhaseClock(Backend& backend, Trace* trace = nullptr) : backend_(backend), trace_(trace) {}
 
   class Scope {
    public:
@@ -44,6 +46,8 @@ class PhaseClock {
     void leave() {
       const double seconds = watch_.seconds();
       entry_.second += seconds - inner_seconds_;
+      if (clock_.trace_ != nullptr)
+        clock_.trace_->add({entry_.first, begin_, seconds, clock_.block_, TraceLane::work});
       clock_.backend_.leave_range();
       clock_.innermost_ = outer_;
       if (outer_ == nullptr) return;
@@ -56,6 +60,7 @@ class PhaseClock {
     bool of_host_;
     Scope* outer_;
     double inner_seconds_ = 0;
+    double begin_ = trace_clock();
     int exceptions_ = std::uncaught_exceptions();
     Stopwatch watch_;
   };
@@ -63,12 +68,17 @@ class PhaseClock {
   [[nodiscard]] Scope in(const std::string& phase) { return Scope(*this, phase); }
   /// For what the host waits for or does beside the kernels.
   [[nodiscard]] Scope on_host(const std::string& phase) { return Scope(*this, phase, true); }
+  /// What the phases to come are about, for the trace; -1: no block.
+  void set_block(std::int64_t block) { block_ = block; }
+  Trace* trace() const { return trace_; }
   const std::map<std::string, double>& seconds() const { return seconds_; }
   /// The phase that this rank is in, or was in last, for messages about failures.
   const std::string& last() const { return last_; }
 
  private:
   Backend& backend_;
+  Trace* trace_;
+  std::int64_t block_ = -1;
   std::map<std::string, double> seconds_;
   std::string last_ = "start";
   Scope* innermost_ = nullptr;

@@ -15,6 +15,7 @@
 #include "pipeline/grid_parts.h"
 #include "pipeline/job_plan.h"
 #include "pipeline/job_report.h"
+#include "pipeline/job_trace.h"
 #include "pipeline/stage_rounds.h"
 #include "pipeline/stage_turns.h"
 
@@ -47,16 +48,21 @@ class QuantizeJob {
         compute_(std::move(compute)),
         shape_(grid_of(job.parallel, comm.size())),
         run_(job_, inputs_, compute_, comm_),
-        phases_(*compute_.backend) {}
+        phases_(*compute_.backend, options.trace.empty() ? nullptr : &trace_),
+        waited_before_(comm.waited_seconds()) {}
 
   Report run() {
     report_ = new_report(job_, inputs_, compute_, comm_);
     report_.already_finished = already_finished(job_, run_.fingerprint(), comm_);
     if (report_.already_finished) return report_;
+    if (!options_.trace.empty()) clock_ahead_ = clock_ahead_of_root(comm_);
     try {
       prepare();
       work();
       finish();
+    } catch (const Stopped&) {  // which all ranks are
+      write_timeline();
+      throw;
     } catch (const DeviceError& error) {
       throw DeviceError("{}, {}, phase {}: {}", host_name(), compute_.backend->describe(), phases_.last(),
                         error.what());  // main adds the rank
@@ -79,7 +85,7 @@ class QuantizeJob {
     run_.open(options_.fresh);
     grid_.emplace(comm_, shape_, run_.first_block(), inputs_.model->config().num_hidden_layers);
     if (shape_.stages > 1) replica_device_ = make_team_collectives(compute_, grid_->replicas(), job_);
-    run_.open_output(*grid_);
+    run_.open_output(*grid_, phases_.trace());
     if (calibrates()) make_streams();
     if (run_.checkpoint() != nullptr) {
       take_up(*run_.checkpoint());
@@ -190,6 +196,7 @@ class QuantizeJob {
     report_.seconds = run_.seconds_before() + report_.attempt_seconds;
     report_.matrix_rate = rates_.compute;
     report_.phases = phase_figures(phases_.seconds(), plan_, rates_, part_done_);
+    add_ranks(report_.attempt_seconds, comm_.waited_seconds() - waited_before_, comm_, report_);
     add_memory(plan_, *compute_.backend, report_.attempt_seconds >= job_.checkpoint.interval, comm_, report_);
     run_on_root(comm_, [&] {
       report_.source_bytes = safetensors_bytes(job_.model.path);
@@ -199,6 +206,11 @@ class QuantizeJob {
       for (const std::string& line : comparison_table(report_)) log::info("{}", line);
       if (report_.held_out) log::info("held-out: {}", held_out_text(*report_.held_out));
     });
+    write_timeline();
+  }
+
+  void write_timeline() {
+    if (!options_.trace.empty()) write_trace(options_.trace, trace_, clock_ahead_, comm_);
   }
 
   const JobConfig& job_;
@@ -208,7 +220,10 @@ class QuantizeJob {
   ComputeContext compute_;
   GridShape shape_;
   JobRun run_;
+  Trace trace_;
   PhaseClock phases_;
+  double waited_before_;    ///< seconds, for what came before the job
+  double clock_ahead_ = 0;  ///< of the root's
   Plan plan_;
   MatrixRates rates_;
   std::optional<ProcessGrid> grid_;

@@ -11,6 +11,7 @@ namespace gptq {
 struct QuantizeOptions {
   bool fresh = false;   ///< start over, discarding the job's checkpoint
   std::string machine;  ///< description to predict the phases with; empty: no prediction
+  std::string trace;    ///< file for a timeline of all ranks; empty: none is made
 };
 
 /// `gptq-hpc quantize`: everything from checked inputs to a finished output directory. Collective. Returns

@@ -59,6 +59,7 @@ void StageRounds::quantize(std::int64_t block) {
 }
 
 void StageRounds::work(const Visit& visit) {
+  parts_.phases.set_block(visit.block);
   visit.kind == Visit::Kind::reference ? take_through(visit.block) : quantize(visit.block);
 }
 
@@ -87,6 +88,7 @@ std::optional<QuantizedLayer> StageRounds::run() {
     next = std::min(next + schedule.grid.stages, schedule.blocks);
     end_round(next);
   }
+  parts_.phases.set_block(-1);
   if (!parts_.grid.holds(schedule.blocks)) return std::nullopt;
   if (parts_.streams != nullptr) parts_.routes->wait_here();
   if (!parts_.quantizes_head()) return std::nullopt;

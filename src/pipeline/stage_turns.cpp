@@ -31,6 +31,7 @@ void StageTurns::begin_block(std::int64_t block) {
 }
 
 void StageTurns::quantize(std::int64_t block, BlockPrefetcher& prefetcher) {
+  parts_.phases.set_block(block);
   const Team team = solvers_of(block);
   StageSummer summer = parts_.summer();
   StageSolver solver = parts_.solver(team);
@@ -58,6 +59,7 @@ void StageTurns::quantize(std::int64_t block, BlockPrefetcher& prefetcher) {
 }
 
 void StageTurns::help(std::int64_t block) {
+  parts_.phases.set_block(block);
   const Team team = solvers_of(block);
   StageSolver solver = parts_.solver(team);
   const BlockHelper::Tools tools{
@@ -77,6 +79,7 @@ void StageTurns::help(std::int64_t block) {
 /// Behind the last block. Without a head to quantize, this is where a job can still be stopped.
 std::optional<QuantizedLayer> StageTurns::head() {
   const std::int64_t behind = parts_.blocks();
+  parts_.phases.set_block(-1);
   const bool holds = parts_.grid.holds(behind);
   if (holds) parts_.routes->expect(behind);
   begin_block(behind);

@@ -1,7 +1,9 @@
 // Pipeline stages: on every grid the bytes of one rank, and a job that was interrupted on one goes on on
 // another.
 
+#include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "resume_fixture.h"
 
@@ -155,6 +157,33 @@ using GridsAndSamples = Grids;
 
 TEST_F(GridsAndSamples, AGridLargerThanTheSamples) {
   expect_the_same_on({{2, 4}, {8, 1}}, {"--set", "calibration.num_samples=2"});
+}
+
+using Timeline = Grids;
+
+TEST_F(Timeline, ShowsThePhasesOfEveryRank) {
+  write_job("  propagation: full_precision\n");
+  hashes_of_run("output", 2, 1, on({2, 1}, {"--trace", path("trace.json")}));
+  const auto trace = nlohmann::json::parse(std::ifstream(path("trace.json")));
+  std::map<int, std::map<std::string, std::set<int>>> blocks;  // of each rank and phase
+  for (const nlohmann::json& event : trace.at("traceEvents")) {
+    if (event.at("ph") != "X") continue;
+    EXPECT_GE(event.at("ts").get<double>(), 0);
+    EXPECT_GE(event.at("dur").get<double>(), 0);
+    if (event.contains("args"))
+      blocks[event.at("pid")][event.at("name")].insert(event["args"]["block"].get<int>());
+  }
+  ASSERT_EQ(blocks.size(), 2u);
+  for (const char* phase : {"forward", "hessian", "factor", "solve", "read", "write"}) {
+    EXPECT_EQ(blocks[0][phase], (std::set<int>{0, 2, 4})) << phase;
+    EXPECT_EQ(blocks[1][phase], (std::set<int>{1, 3})) << phase;
+  }
+  const nlohmann::json ranks = report("output").at("ranks");
+  ASSERT_EQ(ranks.size(), 2u);
+  for (const nlohmann::json& rank : ranks) {
+    EXPECT_GT(rank.at("seconds").get<double>(), 0);
+    EXPECT_THAT(rank.at("idle_share").get<double>(), testing::AllOf(testing::Ge(0), testing::Le(1)));
+  }
 }
 
 class ResumeOnGrids : public Grids {
