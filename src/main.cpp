@@ -50,7 +50,7 @@ void write_text(const std::string& path, const std::string& text) {
 
 void quantize(const JobConfig& job, const CommandLine& line, Communicator& comm) {
   catch_stop_signals();
-  const Report report = run_quantize(job, {line.fresh, line.machine}, comm);
+  const Report report = run_quantize(job, {line.fresh, line.machine, line.trace}, comm);
   if (!comm.is_root()) return;
   if (report.already_finished) {
     log::info("{} already holds this job's finished output; nothing to do (--overwrite does it again)",

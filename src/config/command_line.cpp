@@ -85,6 +85,10 @@ class Interface {
       command->add_flag(
           "--fresh", line_.fresh,
           "Start over instead of resuming; discarding a checkpoint or output needs --overwrite too");
+      command
+          ->add_option("--trace", line_.trace,
+                       "Write a timeline of all ranks, to be opened in Perfetto or chrome://tracing")
+          ->type_name("FILE");
     } else {
       command->add_option("--json", line_.json, "Also write the result to this file")->type_name("FILE");
     }

@@ -13,6 +13,7 @@ struct CommandLine {
   std::vector<std::string> overrides;  ///< --set key=value, in order
   bool overwrite = false;              ///< quantize --overwrite, same as --set output.overwrite=true
   bool fresh = false;                  ///< quantize --fresh: start over, discarding the job's checkpoint
+  std::string trace;                   ///< quantize --trace FILE: a timeline of all ranks
   std::string eval_model;              ///< eval --model DIR, same as --set eval.model=DIR
   std::vector<std::string> eval_data;  ///< eval --data FILE..., same as --set eval.data=[...]
   std::string json;                    ///< eval, plan, inspect, verify --json FILE: the result for programs

@@ -17,6 +17,7 @@ class Settler {
     settle_trits();
     settle_tensor_scale();
     if (section_.method == "rtn") settle_round_to_nearest();
+    if (section_.propagation == "full_precision") settle_full_precision();
     return std::move(conflicts_);
   }
 
@@ -56,6 +57,21 @@ class Settler {
     }
   }
 
+  /// No layer sees what was made of those before it.
+  void settle_full_precision() {
+    if (given_("correction_alpha") && section_.correction_alpha > 0) {
+      conflicts_.push_back({"correction_alpha", fmt::format("{}", section_.correction_alpha), "propagation",
+                            "full_precision",
+                            "there is no error of earlier layers to correct: leave correction_alpha out"});
+    }
+    if (given_("true_sequential") && !section_.true_sequential) {
+      conflicts_.push_back({"true_sequential", "false", "propagation", "full_precision",
+                            "all Hessians come from original weights anyway: leave true_sequential out"});
+    }
+    section_.correction_alpha = 0;
+    section_.true_sequential = true;
+  }
+
   /// Round to nearest has no Hessian, so nothing that needs one can be asked for.
   void settle_round_to_nearest() {
     if (section_.desc_act) refuse("desc_act", "set desc_act to false or method to gptq");
@@ -63,6 +79,8 @@ class Settler {
     if (section_.refine_sweeps > 0) refuse("refine_sweeps", "set it to 0 or method to gptq");
     if (section_.correction_alpha > 0) refuse("correction_alpha", "set it to 0 or method to gptq");
     if (!section_.best_of.empty()) refuse("best_of", "set it to [] or method to gptq");
+    if (section_.propagation != "quantized") refuse("propagation", "leave it out or set method to gptq");
+    section_.propagation = "quantized";
     section_.token_weight = "none";
     section_.refine_sweeps = 0;
     section_.correction_alpha = 0;

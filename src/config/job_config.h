@@ -54,6 +54,7 @@ struct QuantizationSection {
   int mse_grid = 100;                     ///< [result] [2, 10000]
   double max_shrink = 0.8;                ///< [result] (0, 1)
   bool true_sequential = true;            ///< [result]
+  std::string propagation = "quantized";  ///< [result] quantized | full_precision: what runs before a layer
   std::string quality = "default";        ///< [result] fast | default | best: the defaults of the keys below
   std::string token_weight = "none";      ///< [result] none | residual: what a token counts for in a Hessian
   int refine_sweeps = 0;                  ///< [result] of coordinate descent after the solve; 0: none

@@ -63,16 +63,18 @@ std::vector<Key> work_keys() {
        "Directory of that file, best on a local disk; empty: spill/ inside output.path."},
 
       {GPTQ_KEY(parallel.stages), speed, auto_or(at_least(1)), word,
-       "The ranks form so many stages, which hold the blocks in turn. auto: chosen by the program. This "
-       "version\n"
-       "works with one stage and refuses more."},
+       "The ranks form so many stages, which hold the blocks in turn. auto: one, or what the number of "
+       "replicas\n"
+       "leaves. More stages read fewer bytes each; they work at the same time with quantization.propagation\n"
+       "full_precision and with method rtn, and else take turns and help each other with the rows."},
       {GPTQ_KEY(parallel.replicas), speed, auto_or(at_least(1)), word,
        "Ranks of a stage, which share the samples: stages times replicas is the number of ranks. auto: what\n"
        "the number of stages leaves."},
       {GPTQ_KEY(parallel.solvers), speed, words({"auto", "world", "stage"}), word,
        "Who shares the rows of a layer: the ranks of all stages, or of the one that holds the layer; with "
        "one\n"
-       "stage they are the same. auto: chosen by the program."},
+       "stage they are the same. auto: all where stages take turns; else those of the stage, and world is "
+       "refused."},
 
       {GPTQ_KEY(output.format), result, words({"gptq", "dequantized"}), word,
        "gptq: packed codes and scales. dequantized: an ordinary model in the source's types, each quantized\n"

@@ -60,6 +60,13 @@ std::vector<Key> quantization_keys() {
       {GPTQ_KEY(quantization.true_sequential), result, any(), word,
        "Each layer's Hessian sees the quantized layers before it in its block. False: a block's Hessians\n"
        "all come from its original weights, which costs a second forward pass."},
+      {GPTQ_KEY(quantization.propagation), result, words({"quantized", "full_precision"}), word,
+       "What a layer's Hessian sees before the layer. quantized: the layers before it as they were "
+       "quantized,\n"
+       "so that each can make up for the errors of those before; stages take turns then. full_precision: "
+       "the\n"
+       "model as it was, in one forward pass; stages work at the same time (parallel.stages). Not together\n"
+       "with correction_alpha above 0, or with true_sequential false."},
       {GPTQ_KEY(quantization.quality), result, words({"fast", "default", "best"}), word,
        "Sets the defaults of the keys from here to best_of. fast: plain GPTQ with the weighted scale\n"
        "search. default: also correction_alpha 1, in less than twice the time. best: also refine_sweeps 3\n"

@@ -101,6 +101,18 @@ LayerStatistics to_layer(const ordered_json& json) {
   return layer;
 }
 
+ordered_json from_layers(const std::vector<LayerStatistics>& layers) {
+  ordered_json json = ordered_json::array();
+  for (const LayerStatistics& layer : layers) json.push_back(from_layer(layer));
+  return json;
+}
+
+std::vector<LayerStatistics> to_layers(const ordered_json& json) {
+  std::vector<LayerStatistics> layers;
+  for (const auto& layer : json) layers.push_back(to_layer(layer));
+  return layers;
+}
+
 ordered_json from_file(const CheckpointManifest::File& file) {
   return {{"name", file.name},
           {"bytes", file.bytes},
@@ -139,8 +151,7 @@ ordered_json from_manifest(const CheckpointManifest& manifest) {
   json["files"] = ordered_json::array();
   for (const auto& file : manifest.files) json["files"].push_back(from_file(file));
   json["blocks"] = manifest.block_sha256;
-  json["layers"] = ordered_json::array();
-  for (const LayerStatistics& layer : manifest.layers) json["layers"].push_back(from_layer(layer));
+  json["layers"] = from_layers(manifest.layers);
   return json;
 }
 
@@ -157,7 +168,7 @@ CheckpointManifest to_manifest(const ordered_json& json) {
   manifest.made_with = json.at("made_with").get<std::map<std::string, std::string>>();
   for (const auto& file : json.at("files")) manifest.files.push_back(to_file(file, manifest.generation));
   manifest.block_sha256 = json.at("blocks").get<std::vector<std::string>>();
-  for (const auto& layer : json.at("layers")) manifest.layers.push_back(to_layer(layer));
+  manifest.layers = to_layers(json.at("layers"));
   return manifest;
 }
 
@@ -226,6 +237,14 @@ std::string to_json(const CheckpointManifest& manifest) {
   std::string text = from_manifest(manifest).dump(2, ' ', false, ordered_json::error_handler_t::replace);
   text.resize(text.size() - 2);  // without "\n}": the seal is the last member
   return fmt::format("{}{}{}{}", text, kSealHead, sha256_of(text), kSealTail);
+}
+
+std::string layers_to_json(const std::vector<LayerStatistics>& layers) {
+  return from_layers(layers).dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+}
+
+std::vector<LayerStatistics> layers_from_json(const std::string& text) {
+  return to_layers(ordered_json::parse(text));
 }
 
 CheckpointManifest read_checkpoint_manifest(const std::filesystem::path& path) {

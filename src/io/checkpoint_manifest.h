@@ -58,6 +58,10 @@ std::string to_json(const CheckpointManifest& manifest);
 /// altered).
 CheckpointManifest read_checkpoint_manifest(const std::filesystem::path& path);
 
+/// Layers' figures as ranks tell them each other: JSON that reads back as it was.
+std::string layers_to_json(const std::vector<LayerStatistics>& layers);
+std::vector<LayerStatistics> layers_from_json(const std::string& text);
+
 /// The keys whose values differ, as "key: old → new" lines; keys of one side only count as differing. What no
 /// JSON can hold (a path that is no UTF-8) is compared as the manifest holds it.
 std::vector<std::string> differing_keys(const std::map<std::string, std::string>& old_keys,

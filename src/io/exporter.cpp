@@ -53,6 +53,7 @@ struct Exporter::State {
   std::vector<std::unique_ptr<SafetensorsWriter>> writers;  ///< one a file; empty once the file is finished
   std::vector<std::string> block_sha256;                    ///< of every block; empty: not written yet
   Manifest manifest;
+  bool joined = false;  ///< another rank owns the output; writers are made when they are needed
   bool directory_synced = false;
   std::atomic<bool> keep_partial = false;
 
@@ -106,8 +107,14 @@ struct Exporter::State {
     }
   }
 
+  void join_file(std::size_t f) {
+    if (writers[f] != nullptr) return;
+    writers[f] = SafetensorsWriter::join(directory / layout.files[f].name, layout.files[f].tensors);
+  }
+
   SafetensorsWriter& writer_of(const std::string& tensor) {
     const auto found = layout.file_of.find(tensor);
+    if (joined && found != layout.file_of.end()) join_file(found->second);
     if (found == layout.file_of.end() || writers[found->second] == nullptr) {
       throw Error(ExitCode::internal, fmt::format("tensor '{}' has no place left in the output", tensor));
     }
@@ -170,6 +177,17 @@ Exporter::Exporter(const JobConfig& job, const ModelWeights& model, const Recipe
   s.open_files(tensors);
 }
 
+Exporter::Exporter(std::unique_ptr<State> state) : state_(std::move(state)) {}
+
+std::unique_ptr<Exporter> Exporter::join(const JobConfig& job, const ModelWeights& model,
+                                         const Recipe& recipe) {
+  auto state = std::make_unique<State>(job, model, recipe);
+  state->joined = true;
+  state->directory_synced = true;  // the owner's affair
+  state->writers.resize(state->layout.files.size());
+  return std::unique_ptr<Exporter>(new Exporter(std::move(state)));
+}
+
 Exporter::~Exporter() {
   if (!state_->keep_partial) return;
   for (const auto& writer : state_->writers) {
@@ -197,7 +215,7 @@ std::string Exporter::write_block(std::int64_t block, const BlockWeights& weight
     }
   }
   s.block_sha256[index] = hash.hex();
-  s.finish_files();
+  if (!s.joined) s.finish_files();
   return s.block_sha256[index];
 }
 
@@ -212,6 +230,22 @@ void Exporter::write_head(const QuantizedLayer& head) {
     const auto place = std::find_if(file.begin(), file.end(), [&](const auto& t) { return t.first == name; });
     s.writer_of(name).write(name, made.take(name, place->second.dtype).value());
   }
+}
+
+void Exporter::written_elsewhere(std::int64_t block, const std::string& sha256) {
+  State& s = *state_;
+  const auto index = static_cast<std::size_t>(block);
+  GPTQ_EXPECT(!s.joined && s.block_sha256.at(index).empty());
+  std::vector<std::string> names;
+  for (const auto& [name, info] : s.places[index].tensors) names.push_back(name);
+  s.writers[s.places[index].file]->written_elsewhere(names);
+  s.block_sha256[index] = sha256;
+  s.finish_files();
+}
+
+void Exporter::head_written_elsewhere() {
+  State& s = *state_;
+  for (const std::string& name : s.layout.head) s.writer_of(name).written_elsewhere({name});
 }
 
 std::vector<std::string> Exporter::block_sha256() const {

@@ -16,7 +16,8 @@ namespace gptq {
 
 /// Writes the output model block by block. Until finish() the directory holds `.partial` files and a marker
 /// `.gptq-hpc-job` that says whose it is; config.json, the index and manifest.json come last, so a
-/// directory without them is not an output. One rank owns the exporter.
+/// directory without them is not an output. One rank owns the output; others may write blocks beside it, with
+/// exporters that joined it.
 class Exporter {
  public:
   /// Refuses (IoError) a directory that holds something that is neither this job's own nor covered by
@@ -26,6 +27,11 @@ class Exporter {
   /// not fit, an IoError says so before anything is changed. All other files are made anew.
   Exporter(const JobConfig& job, const ModelWeights& model, const Recipe& recipe, const JobMark& mark,
            const std::vector<std::string>& finished = {});
+  /// Of a rank that writes some of the blocks, or the head, into the files that the owner's exporter has
+  /// made; the owner is told by written_elsewhere(), and finishes. A file is opened when its first block
+  /// comes.
+  static std::unique_ptr<Exporter> join(const JobConfig& job, const ModelWeights& model,
+                                        const Recipe& recipe);
   ~Exporter();  ///< removes the partial files, unless told to keep them or gone on from finished blocks
 
   /// Everything of the block: quantized layers packed (or as ordinary weights, where output.format says so),
@@ -35,6 +41,9 @@ class Exporter {
                           const std::vector<QuantizedLayer>& layers);
   /// The quantized head, where the recipe asks for one; once, before finish(), which misses it otherwise.
   void write_head(const QuantizedLayer& head);
+  /// The block was written, and synced, by an exporter that joined; the hash that it gave.
+  void written_elsewhere(std::int64_t block, const std::string& sha256);
+  void head_written_elsewhere();
   /// Of blocks 0, 1, … up to the first that is not written.
   std::vector<std::string> block_sha256() const;
   /// What was written until now is on disk, names included.
@@ -48,6 +57,7 @@ class Exporter {
 
  private:
   struct State;
+  explicit Exporter(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
 

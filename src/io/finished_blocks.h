@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -11,6 +13,9 @@
 #include "quant/recipe.h"
 
 namespace gptq {
+
+/// SHA-256 of blocks in the output, by number, as Exporter::write_block gives it.
+using BlockHashes = std::map<std::int64_t, std::string>;
 
 /// Where a block lies in the output.
 struct BlockPlace {

@@ -141,6 +141,12 @@ std::string report_json(const Report& report) {
     json["phases"][name] = phase_json(phase);
     json["phase_seconds"][name] = phase.seconds;
   }
+  json["ranks"] = ordered_json::array();
+  for (const RankTimes& rank : report.rank_times) {
+    json["ranks"].push_back({{"seconds", rank.seconds},
+                             {"waited_seconds", rank.waited_seconds},
+                             {"idle_share", rank.idle_share()}});
+  }
   json["layers"] = ordered_json::array();
   for (const LayerStatistics& layer : report.layers) json["layers"].push_back(layer_json(layer, report.job));
   return json.dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n";
@@ -204,6 +210,16 @@ std::string phases_text(const Report& report) {
     text += fmt::format("{}{} {}", i == 0 ? "" : ", ", phases[i].second, duration_text(phases[i].first));
   }
   return text;
+}
+
+/// "3 to 12 % of a rank's time"; nothing for one rank.
+std::string idle_text(const Report& report) {
+  if (report.rank_times.size() < 2) return "";
+  const auto [least, most] = std::minmax_element(
+      report.rank_times.begin(), report.rank_times.end(),
+      [](const RankTimes& a, const RankTimes& b) { return a.idle_share() < b.idle_share(); });
+  return fmt::format("{:.0f} to {:.0f} % of a rank's time", 100 * least->idle_share(),
+                     100 * most->idle_share());
 }
 
 /// "12.1 s (load 0.2 s, export 0.4 s apart)"
@@ -281,6 +297,7 @@ std::string summary_text(const Report& report) {
                            report.ranks, report.threads, report.compute_dtype));
   line("quantization", quantization_text(report));
   line("phases", phases_text(report));
+  line("waiting", idle_text(report));
   line("peak memory", bytes_text(report.peak_memory_bytes) + " over all ranks");
   line("host peak", memory_text(report.host_memory));
   line("device peak", memory_text(report.device_memory));

@@ -51,6 +51,14 @@ struct PredictedPhases {
   std::map<std::string, double> seconds;  ///< by phase; "start" lies before an attempt's time
 };
 
+/// A rank's share of an attempt.
+struct RankTimes {
+  double seconds = 0;
+  double waited_seconds = 0;  ///< for other ranks
+
+  double idle_share() const { return seconds > 0 ? waited_seconds / seconds : 0; }
+};
+
 /// Everything worth knowing after a run; report.json and report.csv in the output directory.
 struct Report {
   std::string version;
@@ -69,6 +77,7 @@ struct Report {
   std::vector<LayerStatistics> layers;
   std::optional<HeldOutFigures> held_out;      ///< none: no sample is held out
   std::map<std::string, PhaseFigures> phases;  ///< load, forward, hessian, reduce, factor, solve, export, …
+  std::vector<RankTimes> rank_times;           ///< of every rank, in this attempt
   PredictedPhases predicted;                   ///< of the whole job
   double seconds = 0;                          ///< of all attempts
   double attempt_seconds = 0;                  ///< of this one

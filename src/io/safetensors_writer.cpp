@@ -47,6 +47,8 @@ struct SafetensorsWriter::State {
   std::unique_ptr<File> file;
   bool unsynced = true;
   bool keep = false;
+  bool joined = false;  ///< another process made the file
+  bool shared = false;  ///< another process has written a part of it
 
   State(const fs::path& final_path, const SafetensorsLayout& layout)
       : path(final_path), partial(partial_path(final_path)), bytes(layout.bytes) {
@@ -164,6 +166,21 @@ SafetensorsWriter::SafetensorsWriter(const fs::path& path, NamedTensors tensors,
   }
 }
 
+SafetensorsWriter::SafetensorsWriter(std::unique_ptr<State> state) : state_(std::move(state)) {}
+
+std::unique_ptr<SafetensorsWriter> SafetensorsWriter::join(const fs::path& path, NamedTensors tensors) {
+  const SafetensorsLayout layout = lay_out_safetensors(std::move(tensors));
+  auto state = std::make_unique<State>(path, layout);
+  state->keep = state->joined = true;
+  std::error_code ignored;
+  const std::string missing = "does not exist here: output.path must be the same directory on every node";
+  const bool there = fs::is_regular_file(state->partial, ignored);
+  if (const auto damage = there ? damage_in_frame(state->partial, layout) : missing)
+    throw IoError("{}, which the first rank has made, {}", state->partial.string(), *damage);
+  state->file = std::make_unique<File>(File::edit(state->partial));
+  return std::unique_ptr<SafetensorsWriter>(new SafetensorsWriter(std::move(state)));
+}
+
 SafetensorsWriter::~SafetensorsWriter() {
   if (state_->file == nullptr || state_->keep) return;
   std::error_code ignored;
@@ -188,6 +205,14 @@ void SafetensorsWriter::copy(const std::string& name, const SafetensorsReader& s
   }
 }
 
+void SafetensorsWriter::written_elsewhere(const std::vector<std::string>& names) {
+  for (const std::string& name : names) {
+    GPTQ_EXPECT(state_->missing.erase(name) == 1);
+    state_->written.insert(name);
+  }
+  state_->shared = true;
+}
+
 bool SafetensorsWriter::complete() const {
   return state_->missing.empty();
 }
@@ -209,12 +234,16 @@ void SafetensorsWriter::keep_partial() {
 
 std::string SafetensorsWriter::finish() {
   State& s = *state_;
-  GPTQ_EXPECT(s.file != nullptr);
+  GPTQ_EXPECT(s.file != nullptr && !s.joined);
   if (!complete()) {
     throw Error(ExitCode::internal, fmt::format("{} tensors of {} were never written, '{}' first",
                                                 s.missing.size(), s.path.string(), s.missing.begin()->first));
   }
   s.file->sync();
+  if (s.shared) {  // a network file system shows what others wrote to those who open the file after that
+    s.file->close();
+    *s.file = File::edit(s.partial);
+  }
   const std::string hash = hash_of(*s.file, s.bytes);
   s.file->close();
   publish_file(s.partial, s.path);

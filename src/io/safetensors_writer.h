@@ -51,6 +51,10 @@ class SafetensorsWriter {
   SafetensorsWriter(const std::filesystem::path& path,
                     std::vector<std::pair<std::string, TensorInfo>> tensors,
                     const std::vector<std::string>& written);
+  /// For another process than the one that made the file and will finish it: writes some of the tensors, and
+  /// leaves the file where it is. Throws IoError if the file in the making is not there or has another frame.
+  static std::unique_ptr<SafetensorsWriter> join(const std::filesystem::path& path,
+                                                 std::vector<std::pair<std::string, TensorInfo>> tensors);
   ~SafetensorsWriter();  ///< without finish() or keep_partial(): removes the partial file
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
@@ -60,6 +64,8 @@ class SafetensorsWriter {
   /// The tensor of this name in another model, as it is, piece by piece: needs no memory of its size. Adds
   /// its bytes to the hash, if there is one.
   void copy(const std::string& name, const SafetensorsReader& source, Sha256* hash = nullptr);
+  /// Another process has written and synced these.
+  void written_elsewhere(const std::vector<std::string>& names);
   bool complete() const;        ///< every tensor was written
   std::uint64_t bytes() const;  ///< of the finished file
   void sync();                  ///< what was written is on disk; the name's entry is the directory's affair
@@ -70,6 +76,7 @@ class SafetensorsWriter {
 
  private:
   struct State;
+  explicit SafetensorsWriter(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
 

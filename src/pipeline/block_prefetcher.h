@@ -1,9 +1,13 @@
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <future>
 #include <memory>
+#include <utility>
+#include <vector>
 
+#include "base/trace.h"
 #include "model/decoder_block.h"
 
 namespace gptq {
@@ -14,25 +18,25 @@ struct PreparedBlock {
   std::unique_ptr<DecoderBlock> block;  ///< null where nothing is propagated (round-to-nearest)
 };
 
-/// Reads the next block from disk while the present one is computed, and on a device of its own memory also
-/// brings it there: at most two blocks are in memory.
+/// Reads the next of some blocks from disk while the present one is computed, and on a device of its own
+/// memory also brings it there: at most two blocks are in memory.
 class BlockPrefetcher {
  public:
   using Prepare = std::function<std::unique_ptr<DecoderBlock>(const BlockWeights&)>;
 
   /// prepare: makes the block ready; called beside the computation where the backend allows it. Empty: not at
-  /// all.
-  BlockPrefetcher(const Backend& backend, const ModelWeights& model, std::int64_t first_block,
-                  std::int64_t end_block, Prepare prepare)
+  /// all. trace: told of every block; null: none is made.
+  BlockPrefetcher(const Backend& backend, const ModelWeights& model, std::vector<std::int64_t> blocks,
+                  Prepare prepare, Trace* trace = nullptr)
       : model_(model),
         prepare_(std::move(prepare)),
         prepares_beside_(!backend.shares_host_memory()),
-        next_(first_block),
-        end_(end_block) {
+        blocks_(std::move(blocks)),
+        trace_(trace) {
     start();
   }
 
-  /// The next block in order; waits if it is not there yet.
+  /// The next of the blocks; waits if it is not there yet.
   PreparedBlock take() {
     PreparedBlock taken = pending_.get();
     start();
@@ -42,8 +46,9 @@ class BlockPrefetcher {
 
  private:
   void start() {
-    if (next_ == end_) return;
-    pending_ = std::async(std::launch::async, [this, block = next_] {
+    if (next_ == blocks_.size()) return;
+    pending_ = std::async(std::launch::async, [this, block = blocks_[next_]] {
+      const TraceScope scope(trace_, "read", block, TraceLane::reading);
       PreparedBlock prepared;
       prepared.weights = model_.load_block(block);
       if (prepare_ && prepares_beside_) prepared.block = prepare_(prepared.weights);
@@ -55,8 +60,9 @@ class BlockPrefetcher {
   const ModelWeights& model_;
   Prepare prepare_;
   bool prepares_beside_;  ///< the CPU's threads are busy with the present block
-  std::int64_t next_;
-  std::int64_t end_;
+  std::vector<std::int64_t> blocks_;
+  Trace* trace_;
+  std::size_t next_ = 0;
   std::future<PreparedBlock> pending_;
 };
 

@@ -6,18 +6,9 @@
 #include <utility>
 
 #include "base/error.h"
+#include "pipeline/chosen_layers.h"
 
 namespace gptq {
-namespace {
-
-std::vector<float> floats_of(const HostTensor& tensor) {
-  const HostTensor converted = convert(tensor, DType::f32);
-  const auto* const values = reinterpret_cast<const float*>(converted.storage.data());
-  return {values, values + converted.elements()};
-}
-
-}  // namespace
-
 std::optional<CorrectionTarget> correction_target_of(const Recipe& recipe, const BlockStep& step) {
   if (recipe.section().correction_target == "output") return CorrectionTarget::output;
   if (!step.writes_residual) return std::nullopt;
@@ -57,26 +48,7 @@ struct BlockQuantizer::Passage {
     reference_maximum =
         enters && of_reference == 0 ? reference->enter() : reference->column_maximum(of_reference);
   }
-  void advance_reference(std::int64_t step) {
-    if (reference) reference_maximum = reference->advance(step);
-  }
-  void advance_quantized(std::int64_t step) { maximum = quantized.advance(step); }
 };
-
-std::vector<LayerToQuantize> BlockQuantizer::chosen_layers(const StageGroup& group,
-                                                           const DecoderBlock* block) const {
-  std::vector<LayerToQuantize> chosen;
-  const std::string prefix = block_prefix(tools_.model.architecture(), weights_.block);
-  for (const LinearShape& layer : group.layers) {
-    const std::string module = prefix + layer.name;
-    if (!tools_.recipe.selects(module)) continue;
-    LayerToQuantize next{module, layer.name, &weights_.at(layer.name + ".weight"), nullptr, {}};
-    if (block != nullptr) next.prepared = &block->linear(layer.name);
-    if (layer.bias) next.bias = floats_of(weights_.at(layer.name + ".bias"));
-    chosen.push_back(std::move(next));
-  }
-  return chosen;
-}
 
 bool BlockQuantizer::reference_is_ahead(std::int64_t step) const {
   return reference_step(tools_.recipe, layout(), step) > step;
@@ -118,8 +90,8 @@ StageInput BlockQuantizer::stage_input(Passage& passage, std::int64_t group,
 
 void BlockQuantizer::quantize_group(Passage& passage, const SafePoint& here, PartialSum before,
                                     QuantizedBlock& result) {
-  const std::vector<LayerToQuantize> layers =
-      chosen_layers(layout().group(here.group), &passage.quantized.block());
+  const std::vector<LayerToQuantize> layers = chosen_layers(
+      tools_.model, tools_.recipe, layout().group(here.group), weights_, &passage.quantized.block());
   if (layers.empty()) return;
   const StageInput input = stage_input(passage, here.group, layers);
   const StageSums sums = tools_.summer.accumulate(
@@ -180,24 +152,46 @@ SafePoint BlockQuantizer::safe_point(const Streams& streams, std::int64_t group,
   return here;
 }
 
+void BlockQuantizer::advance(BlockStream& stream, std::int64_t step, bool leaves,
+                             std::vector<float>& maximum) {
+  const auto pass = [&] { maximum = stream.advance(step); };
+  if (leaves) return tools_.let_go(stream.activations(), pass);
+  pass();
+}
+
+/// The Hessians came from the original weights; the next block must see what the quantized ones give.
+void BlockQuantizer::pass_again(Passage& passage, const RowStore& before, const QuantizedBlock& quantized) {
+  passage.quantized.activations().restore_hidden(before);
+  use_quantized(nullptr, quantized, passage.quantized.block());
+  passage.quantized.enter();
+  const std::int64_t steps = passage.quantized.block().steps();
+  for (std::int64_t step = 0; step < steps; ++step)
+    advance(passage.quantized, step, step + 1 == steps, passage.maximum);
+}
+
 QuantizedBlock BlockQuantizer::run(DecoderBlock& block, Streams streams, BlockStart start) {
   QuantizedBlock result = std::move(start.finished);
   const bool sequential = tools_.recipe.section().true_sequential;
   Passage passage(tools_, weights_.block, block, streams);
   RowStore before;
+  const std::int64_t first_step = layout().step_of(start.group);
+  const std::int64_t of_reference = reference_step(tools_.recipe, layout(), first_step);
+  passage.begin(first_step, of_reference, start.group == 0);
   if (!sequential)
     before = start.group == 0 ? streams.quantized.copy_hidden() : std::move(start.hidden_before);
-
-  const std::int64_t first_step = layout().step_of(start.group);
-  passage.begin(first_step, reference_step(tools_.recipe, layout(), first_step), start.group == 0);
+  if (start.group == 0) tools_.on_entered();
+  bool reference_left = false;
   for (std::int64_t at = first_step; at < block.steps(); ++at) {
     const BlockStep& step = layout().steps[static_cast<std::size_t>(at)];
-    const bool reference_first = reference_is_ahead(at);
+    const bool reference_first = reference_is_ahead(at), last = at + 1 == block.steps();
+    const auto advance_reference = [&](bool leaves) {
+      if (passage.reference) advance(*passage.reference, at, leaves, passage.reference_maximum);
+    };
     const std::int64_t end = layout().first_group(at + 1);
     for (std::int64_t group = std::max(start.group, layout().first_group(at)); group < end; ++group) {
       const SafePoint here = safe_point(streams, group, sequential ? nullptr : &before, result);
       if (group > start.group) {
-        if (reference_first) passage.advance_reference(at);
+        if (reference_first) advance_reference(false);  // it is still looked at
         tools_.on_safe_point(here);
       }
       quantize_group(passage, here, group == start.group ? std::move(start.sum) : PartialSum(), result);
@@ -207,23 +201,21 @@ QuantizedBlock BlockQuantizer::run(DecoderBlock& block, Streams streams, BlockSt
     }
     // All groups of the step, also those that an earlier attempt has quantized: they act from here on.
     if (sequential) use_quantized(&step, result, block);
-    passage.advance_quantized(at);
-    if (!reference_first) passage.advance_reference(at);
+    advance(passage.quantized, at, last && sequential, passage.maximum);
+    if (!reference_first) advance_reference(last);
+    reference_left = last && !reference_first;
   }
-  if (!sequential) {
-    // The Hessians came from the original weights; the next block must see what the quantized ones give.
-    streams.quantized.restore_hidden(before);
-    use_quantized(nullptr, result, block);
-    passage.quantized.enter();
-    passage.quantized.run_from(0);
-  }
+  if (!sequential) pass_again(passage, before, result);
+  if (streams.reference != nullptr && !reference_left) tools_.let_go(*streams.reference, {});
+  if (streams.held_out != nullptr) tools_.let_go(*streams.held_out, {});
   return result;
 }
 
 QuantizedBlock BlockQuantizer::round_to_nearest() {
   QuantizedBlock result;
   for (std::int64_t group = 0; group < layout().groups(); ++group) {
-    const std::vector<LayerToQuantize> layers = chosen_layers(layout().group(group), nullptr);
+    const std::vector<LayerToQuantize> layers =
+        chosen_layers(tools_.model, tools_.recipe, layout().group(group), weights_, nullptr);
     if (layers.empty()) continue;
     SolvedStage solved = tools_.solver.round_to_nearest(layers, weights_.block);
     tools_.on_layers(solved.statistics);

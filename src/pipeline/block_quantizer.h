@@ -26,6 +26,9 @@ std::int64_t reference_width(const Recipe& recipe, const BlockLayout& layout, st
 class BlockQuantizer {
  public:
   using OnLayers = std::function<void(const std::vector<LayerStatistics>&)>;
+  /// Takes a stream's chunks through the pass behind which they leave the block, letting each go when it is
+  /// done; no pass: they have made it already.
+  using LetGo = std::function<void(Activations& stream, const std::function<void()>& pass)>;
 
   /// What all blocks have in common. Borrowed.
   struct Tools {
@@ -34,11 +37,13 @@ class BlockQuantizer {
     StageSummer& summer;
     StageSolver& solver;
     Backend& backend;
-    Communicator& comm;
+    Communicator& comm;  ///< of the ranks that hold the block
     PhaseClock& phases;
     bool holds_out = false;  ///< some sample of some rank is held out
     OnLayers on_layers;
     OnSafePoint on_safe_point;
+    std::function<void()> on_entered;  ///< the first step's input is there, and nothing has changed yet
+    LetGo let_go;
   };
   /// The streams of hidden states entering the block; afterwards those leaving it.
   struct Streams {
@@ -58,9 +63,10 @@ class BlockQuantizer {
  private:
   struct Passage;
   const BlockLayout& layout() const { return tools_.model.layout(weights_.block); }
-  std::vector<LayerToQuantize> chosen_layers(const StageGroup& group, const DecoderBlock* block) const;
   bool reference_is_ahead(std::int64_t step) const;
   void pass_held_out(DecoderBlock& block, Activations& stream);
+  void advance(BlockStream& stream, std::int64_t step, bool leaves, std::vector<float>& maximum);
+  void pass_again(Passage& passage, const RowStore& before, const QuantizedBlock& quantized);
   SafePoint safe_point(const Streams& streams, std::int64_t group, const RowStore* before,
                        const QuantizedBlock& finished) const;
   StageInput stage_input(Passage& passage, std::int64_t group, const std::vector<LayerToQuantize>& layers);

@@ -7,6 +7,43 @@
 
 namespace gptq {
 
+namespace {
+
+/// Of the one whose columns are not finite; x may hold inputs of later steps already.
+std::string name_of_group(Backend& backend, const BlockLayout& layout, std::int64_t step, const Matrix& x) {
+  const std::vector<BlockStep>& steps = layout.steps;
+  for (auto s = static_cast<std::size_t>(step); s < steps.size() && steps[s].width == x.cols; ++s) {
+    for (const StageGroup& group : steps[s].groups) {
+      if (!backend.kernels().all_finite(x.cols_from(group.first_column, group.in_features)))
+        return group.name;
+    }
+  }
+  contract_violation("every column belongs to a group", __FILE__, __LINE__);
+}
+
+}  // namespace
+
+void blame_a_sample(Backend& backend, const BlockLayout& layout, std::int64_t block_index, std::int64_t step,
+                    Activations& activations) {
+  Activations::Use use;
+  use.x_width = layout.steps.at(static_cast<std::size_t>(step)).width;
+  activations.visit(use, [&](std::size_t chunk, const Matrix&, const Matrix& x, const Matrix&) {
+    const Batch& batch = activations.batch(chunk);
+    for (std::int64_t s = 0; s < batch.samples(); ++s) {
+      const std::int64_t first = batch.offsets[static_cast<std::size_t>(s)];
+      const std::int64_t rows = batch.offsets[static_cast<std::size_t>(s) + 1] - first;
+      if (backend.kernels().all_finite(x.rows_from(first, rows))) continue;
+      throw NumericalError(
+          "NaN or infinity in the activations: block {}, input of stage group {}, calibration sample {}. "
+          "Look at that "
+          "sample's text and at the weights of the blocks before; with compute.dtype bf16, try fp32.",
+          block_index, name_of_group(backend, layout, step, x.rows_from(first, rows)),
+          activations.chunk(chunk).first_sample + s);
+    }
+  });
+  contract_violation("a non-finite column maximum comes from one of the samples", __FILE__, __LINE__);
+}
+
 BlockStream::BlockStream(Backend& backend, PhaseClock& phases, const char* phase, std::int64_t block_index,
                          DecoderBlock& block, Activations& activations)
     : backend_(backend),
@@ -28,40 +65,8 @@ std::vector<float> BlockStream::finite_maximum(const DeviceBuffer& maximum, std:
   backend_.download(values.data(), maximum.data(), maximum.size());
   const bool finite =
       std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
-  if (!finite) blame_a_sample(step, static_cast<std::int64_t>(values.size()));
+  if (!finite) blame_a_sample(backend_, block_.layout(), block_index_, step, activations_);
   return values;
-}
-
-/// Of the one whose columns are not finite; x may hold inputs of later steps already.
-std::string BlockStream::name_of_group(std::int64_t step, const Matrix& x) const {
-  const std::vector<BlockStep>& steps = block_.layout().steps;
-  for (auto s = static_cast<std::size_t>(step); s < steps.size() && steps[s].width == x.cols; ++s) {
-    for (const StageGroup& group : steps[s].groups) {
-      if (!backend_.kernels().all_finite(x.cols_from(group.first_column, group.in_features)))
-        return group.name;
-    }
-  }
-  contract_violation("every column belongs to a group", __FILE__, __LINE__);
-}
-
-void BlockStream::blame_a_sample(std::int64_t step, std::int64_t width) {
-  Activations::Use use;
-  use.x_width = width;
-  activations_.visit(use, [&](std::size_t chunk, const Matrix&, const Matrix& x, const Matrix&) {
-    const Batch& batch = activations_.batch(chunk);
-    for (std::int64_t s = 0; s < batch.samples(); ++s) {
-      const std::int64_t first = batch.offsets[static_cast<std::size_t>(s)];
-      const std::int64_t rows = batch.offsets[static_cast<std::size_t>(s) + 1] - first;
-      if (backend_.kernels().all_finite(x.rows_from(first, rows))) continue;
-      throw NumericalError(
-          "NaN or infinity in the activations: block {}, input of stage group {}, calibration sample {}. "
-          "Look at that "
-          "sample's text and at the weights of the blocks before; with compute.dtype bf16, try fp32.",
-          block_index_, name_of_group(step, x.rows_from(first, rows)),
-          activations_.chunk(chunk).first_sample + s);
-    }
-  });
-  contract_violation("a non-finite column maximum comes from one of the samples", __FILE__, __LINE__);
 }
 
 std::vector<float> BlockStream::enter() {
@@ -101,10 +106,6 @@ std::vector<float> BlockStream::column_maximum(std::int64_t step) {
     backend_.kernels().column_max(x, maximum.as<float>());
   });
   return finite_maximum(maximum, step);
-}
-
-void BlockStream::run_from(std::int64_t first) {
-  for (std::int64_t step = first; step < block_.steps(); ++step) advance(step);
 }
 
 }  // namespace gptq

@@ -9,6 +9,11 @@
 
 namespace gptq {
 
+/// x of the activations is the input of the block's step, and not finite: throws NumericalError naming the
+/// sample and the stage group.
+[[noreturn]] void blame_a_sample(Backend& backend, const BlockLayout& layout, std::int64_t block_index,
+                                 std::int64_t step, Activations& activations);
+
 /// One stream of this rank's samples on its way through one block, step by step (BlockLayout). Borrows
 /// everything.
 class BlockStream {
@@ -27,14 +32,10 @@ class BlockStream {
   std::vector<float> advance(std::int64_t step);
   /// Of a step's input that is there already.
   std::vector<float> column_maximum(std::int64_t step);
-  /// Step `first` and everything behind it.
-  void run_from(std::int64_t first);
 
  private:
   DeviceBuffer zeros(std::int64_t width);
   std::vector<float> finite_maximum(const DeviceBuffer& maximum, std::int64_t step);
-  std::string name_of_group(std::int64_t step, const Matrix& x) const;
-  [[noreturn]] void blame_a_sample(std::int64_t step, std::int64_t width);
 
   Backend& backend_;
   PhaseClock& phases_;

@@ -1,7 +1,5 @@
 #include "pipeline/checkpointer.h"
 
-#include <array>
-#include <cstring>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -9,139 +7,23 @@
 #include "base/log.h"
 #include "base/stop_request.h"
 #include "config/version.h"
+#include "io/checkpoint_manifest.h"
 #include "pipeline/progress.h"
 
 namespace gptq {
 namespace {
 
-/// Grows, never shrinks: the next checkpoint has about the same size.
-std::byte* room_for(HostBuffer& buffer, std::size_t bytes) {
-  if (buffer.size() < bytes) {
-    buffer = HostBuffer();
-    buffer = HostBuffer(bytes);
-  }
-  return buffer.data();
-}
-
 /// What a rank tells the root of its file.
-nlohmann::json outcome(std::future<WrittenFile>& writing, const RankState& state) {
-  try {
-    const WrittenFile file = writing.get();
-    return {{"rank", state.rank},
-            {"bytes", file.bytes},
-            {"sha256", file.sha256},
-            {"first_sample", state.samples.empty() ? 0 : state.samples.front()},
-            {"end_sample", state.samples.empty() ? 0 : state.samples.back() + 1},
-            {"chunks", state.chunks_summed}};
-  } catch (const std::exception& error) {
-    return {{"rank", state.rank}, {"error", error.what()}};
-  }
+nlohmann::json file_of(std::future<WrittenFile>& writing, const RankState& state) {
+  const WrittenFile file = writing.get();
+  return {{"bytes", file.bytes},
+          {"sha256", file.sha256},
+          {"first_sample", state.samples.empty() ? 0 : state.samples.front()},
+          {"end_sample", state.samples.empty() ? 0 : state.samples.back() + 1},
+          {"chunks", state.chunks_summed}};
 }
 
 }  // namespace
-
-/// The state as it was at the safe point, while the job changes its own.
-struct Checkpointer::Snapshot {
-  HostBuffer hidden, x;
-  HostBuffer hidden_before;
-  HostBuffer reference_hidden, reference_x;
-  HostBuffer held_out;
-  std::vector<std::int64_t> panels;
-  std::vector<std::int64_t> cross;
-  std::vector<QuantizedLayer> layers;
-  RankState state;
-  bool has_file = false;  ///< this rank has something to keep
-  std::vector<LayerStatistics> statistics;
-  double seconds = 0;
-
-  void take(const SafePoint& point, Backend& backend, bool is_root);
-
- private:
-  void take_sums(const SafePoint& point, Backend& backend);
-  void take_samples(const Activations& activations);
-  void take_activations(const SafePoint& point);
-};
-
-namespace {
-
-void take_hidden(const Activations& activations, HostBuffer& room, Matrix& hidden) {
-  const std::int64_t rows = activations.tokens();
-  const std::int64_t width = activations.hidden_size();
-  hidden = {room_for(room, static_cast<std::size_t>(rows * width) * sizeof(float)), DType::f32, rows, width,
-            width};
-  activations.read_hidden(hidden.data);
-}
-
-/// Copies of a stream's state, with room for them that is kept.
-void take_stream(const Activations& activations, std::int64_t x_width, HostBuffer& hidden_room,
-                 HostBuffer& x_room, Matrix& hidden, Matrix& x) {
-  take_hidden(activations, hidden_room, hidden);
-  if (x_width == 0) return;
-  const std::int64_t rows = activations.tokens();
-  const DType type = activations.compute();
-  x = {room_for(x_room, static_cast<std::size_t>(rows * x_width) * size_of(type)), type, rows, x_width,
-       x_width};
-  activations.read_x(x_width, x.data);
-}
-
-}  // namespace
-
-void Checkpointer::Snapshot::take(const SafePoint& point, Backend& backend, bool is_root) {
-  state.block = point.block;
-  state.group = point.group;
-  state.samples.clear();
-  state.lengths.clear();
-  state.hidden = state.x = state.hidden_before = state.reference_hidden = state.reference_x = Matrix{};
-  state.held_out_hidden = Matrix{};
-  take_sums(point, backend);
-  layers.clear();
-  if (is_root && point.finished != nullptr) layers = point.finished->layers;
-  state.layers = is_root ? &layers : nullptr;
-  if (point.activations != nullptr) take_activations(point);
-  has_file = point.activations != nullptr && (is_root || !state.samples.empty() || !panels.empty());
-}
-
-void Checkpointer::Snapshot::take_sums(const SafePoint& point, Backend& backend) {
-  const auto take = [&](const std::int64_t* from, std::size_t count, std::vector<std::int64_t>& to) {
-    to.resize(count);
-    if (count > 0) backend.download(to.data(), from, count * sizeof(std::int64_t));
-  };
-  const bool summed = point.sums != nullptr && !point.chunks.empty();  // else only zeros
-  take(summed ? point.sums->hessian.values() : nullptr, summed ? point.sums->hessian.count() : 0, panels);
-  take(summed ? point.sums->cross.values() : nullptr, summed ? point.sums->cross.count() : 0, cross);
-  state.sum = panels;
-  state.cross = cross;
-  state.chunks_summed = point.chunks;
-}
-
-void Checkpointer::Snapshot::take_samples(const Activations& activations) {
-  for (std::size_t i = 0; i < activations.chunks(); ++i) {
-    const Batch& batch = activations.batch(i);
-    for (std::int64_t s = 0; s < batch.samples(); ++s) {
-      state.samples.push_back(activations.chunk(i).first_sample + s);
-      state.lengths.push_back(batch.offsets[static_cast<std::size_t>(s) + 1] -
-                              batch.offsets[static_cast<std::size_t>(s)]);
-    }
-  }
-}
-
-void Checkpointer::Snapshot::take_activations(const SafePoint& point) {
-  const Activations& activations = *point.activations;
-  take_samples(activations);
-  take_stream(activations, point.x_width, hidden, x, state.hidden, state.x);
-  if (point.reference != nullptr) {
-    take_stream(*point.reference, point.reference_x_width, reference_hidden, reference_x,
-                state.reference_hidden, state.reference_x);
-  }
-  if (point.held_out != nullptr) take_hidden(*point.held_out, held_out, state.held_out_hidden);
-  if (point.hidden_before != nullptr) {
-    const std::int64_t rows = activations.tokens();
-    const std::int64_t width = activations.hidden_size();
-    const std::size_t bytes = static_cast<std::size_t>(rows * width) * sizeof(float);
-    state.hidden_before = {room_for(hidden_before, bytes), DType::f32, rows, width, width};
-    point.hidden_before->read(0, state.hidden_before.data, bytes);
-  }
-}
 
 Checkpointer::Checkpointer(const CheckpointSection& options, CheckpointDirectory directory, Job job,
                            Backend& backend, Communicator& comm, PhaseClock& phases, AtCommit at_commit)
@@ -171,11 +53,30 @@ bool Checkpointer::still_writing() const {
   return writing_.valid() && writing_.wait_for(std::chrono::seconds(0)) != std::future_status::ready;
 }
 
+std::array<std::int64_t, 3> Checkpointer::flags() const {
+  return {due() ? 1 : 0, still_writing() ? 1 : 0, stop_requested()};
+}
+
+void Checkpointer::ask() {
+  asked_ = flags();
+  answer_ = comm_.begin_max(asked_);
+}
+
+bool Checkpointer::is_wanted() {
+  if (answer_ == nullptr) return false;
+  const auto scope = phases_.in("checkpoint");
+  answer_->wait();
+  answer_.reset();
+  const auto [due_then, writing, signal] = asked_;
+  return signal != 0 || (pending_ ? writing == 0 : due_then != 0);
+}
+
 void Checkpointer::at_safe_point(const SafePoint& point, const std::vector<LayerStatistics>& layers) {
   const auto scope = phases_.in("checkpoint");
-  std::array<std::int64_t, 3> flags{due() ? 1 : 0, still_writing() ? 1 : 0, stop_requested()};
-  comm_.all_reduce_max(flags);
-  const auto [due_now, writing, signal] = flags;
+  GPTQ_EXPECT(answer_ == nullptr);
+  std::array<std::int64_t, 3> everyone = flags();
+  comm_.all_reduce_max(everyone);
+  const auto [due_now, writing, signal] = everyone;
   if (pending_ && (writing == 0 || signal != 0)) commit();
   if (signal != 0) {
     if (options_.enabled) {
@@ -199,11 +100,11 @@ void Checkpointer::at_safe_point(const SafePoint& point, const std::vector<Layer
 
 void Checkpointer::begin(const SafePoint& point, const std::vector<LayerStatistics>& layers) {
   Snapshot& snapshot = *snapshot_;
-  snapshot.take(point, backend_, comm_.is_root());
+  snapshot.take(point, backend_);
   snapshot.state.generation = next_generation_++;
   snapshot.state.rank = comm_.rank();
   snapshot.statistics = layers;
-  if (point.finished != nullptr) {
+  if (point.keeps_finished && point.finished != nullptr) {
     const auto& present = point.finished->statistics;
     snapshot.statistics.insert(snapshot.statistics.end(), present.begin(), present.end());
   }
@@ -218,10 +119,22 @@ void Checkpointer::begin(const SafePoint& point, const std::vector<LayerStatisti
   since_begin_ = Stopwatch();
 }
 
+/// This rank's part of the generation, or why there is none.
+std::string Checkpointer::contribution() {
+  const Snapshot& snapshot = *snapshot_;
+  nlohmann::json json{{"rank", snapshot.state.rank}, {"layers", layers_to_json(snapshot.statistics)}};
+  try {
+    if (snapshot.has_file) json["file"] = file_of(writing_, snapshot.state);
+    json["blocks"] = at_commit_.written_blocks(snapshot.state.block);
+  } catch (const std::exception& error) {
+    json["error"] = error.what();
+  }
+  return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
 void Checkpointer::commit() {
   pending_ = false;
-  std::string mine;
-  if (snapshot_->has_file) mine = outcome(writing_, snapshot_->state).dump();
+  const std::string mine = contribution();
   const auto outcomes = comm_.all_gather(std::as_bytes(std::span(mine)));
   if (!comm_.is_root()) return;
   at_commit_.require_held();
@@ -250,21 +163,30 @@ void Checkpointer::commit_on_root(const std::vector<std::vector<std::byte>>& out
   manifest.attempts = job_.attempts;
   manifest.identity = job_.identity;
   manifest.made_with = job_.made_with;
-  manifest.layers = snapshot.statistics;
+  BlockHashes blocks;
   std::uint64_t bytes = 0;
   for (const auto& text : outcomes) {
-    if (text.empty()) continue;
     const auto* first = reinterpret_cast<const char*>(text.data());
-    const nlohmann::json file = nlohmann::json::parse(first, first + text.size());
-    if (file.contains("error")) {
-      throw IoError("rank {}: {}", file.at("rank").get<int>(), file.at("error").get<std::string>());
-    }
-    manifest.files.push_back({checkpoint_file_name(manifest.generation, file.at("rank")), file.at("bytes"),
+    const nlohmann::json part = nlohmann::json::parse(first, first + text.size());
+    const int rank = part.at("rank");
+    if (part.contains("error")) throw IoError("rank {}: {}", rank, part.at("error").get<std::string>());
+    blocks.merge(part.at("blocks").get<BlockHashes>());
+    const std::vector<LayerStatistics> layers = layers_from_json(part.at("layers"));
+    manifest.layers.insert(manifest.layers.end(), layers.begin(), layers.end());
+    if (!part.contains("file")) continue;
+    const nlohmann::json& file = part.at("file");
+    manifest.files.push_back({checkpoint_file_name(manifest.generation, rank), file.at("bytes"),
                               file.at("sha256"), file.at("first_sample"), file.at("end_sample"),
                               file.at("chunks")});
     bytes += manifest.files.back().bytes;
   }
-  manifest.block_sha256 = at_commit_.finished_blocks(manifest.block);
+  sort_by_block(manifest.layers);
+  for (const auto& [block, hash] : blocks) {
+    GPTQ_EXPECT(block == static_cast<std::int64_t>(manifest.block_sha256.size()));
+    manifest.block_sha256.push_back(hash);
+  }
+  GPTQ_EXPECT(static_cast<std::int64_t>(manifest.block_sha256.size()) == manifest.block);
+  at_commit_.take_blocks(blocks);
   directory_.commit(manifest);
   log::info(
       "checkpoint generation {}: block {}, stage group {}, {} in {} file(s), {:.2f} s after its snapshot",
@@ -273,6 +195,7 @@ void Checkpointer::commit_on_root(const std::vector<std::vector<std::byte>>& out
 }
 
 void Checkpointer::remove() {
+  is_wanted();  // whatever was asked last
   if (pending_) commit();
   run_on_root(comm_, [&] { directory_.remove_all(); });
 }

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -49,7 +50,9 @@ class Evaluator {
     }
     const DevicePositions positions(backend_, model_.config(), data_.longest());
     const std::int64_t blocks = model_.config().num_hidden_layers;
-    BlockPrefetcher prefetcher(backend_, model_, 0, blocks, [&](const BlockWeights& weights) {
+    std::vector<std::int64_t> all(static_cast<std::size_t>(blocks));
+    std::iota(all.begin(), all.end(), std::int64_t{0});
+    BlockPrefetcher prefetcher(backend_, model_, all, [&](const BlockWeights& weights) {
       return std::make_unique<DecoderBlock>(backend_, model_, weights, positions, dtype_);
     });
     for (std::int64_t index = 0; index < blocks; ++index) {

@@ -23,8 +23,6 @@ std::vector<std::string> notes_of(const Forecast& forecast) {
         "a forecast by shapes alone: quantize does not run this family yet, and routing is taken to be "
         "uniform");
   }
-  if (forecast.choice.grid.stages > 1)
-    notes.push_back("a forecast of a schedule: this version of quantize runs one stage");
   if (forecast.uncounted_copies) {
     notes.push_back(fmt::format(
         "activations lie on the {}: the time of their copies is not counted, the machine description has no "

@@ -42,13 +42,18 @@ GridShape grid_of(const ParallelSection& section, int ranks) {
   return {1, ranks};
 }
 
-void require_one_stage(const GridShape& grid) {
-  if (grid.stages == 1) return;
+bool takes_turns(const JobConfig& job) {
+  return job.quantization.method == "gptq" && job.quantization.propagation == "quantized";
+}
+
+bool stages_help(const JobConfig& job) {
+  if (job.parallel.solvers != "world") return takes_turns(job) && job.parallel.solvers == "auto";
+  if (takes_turns(job)) return true;
   throw UsageError(
-      "parallel.stages: the job asks for {} stages of {} rank(s), but this version works with one stage "
-      "only; "
-      "leave parallel.stages and parallel.replicas out, and all ranks share the samples",
-      grid.stages, grid.replicas);
+      "parallel.solvers: world, but with {} every stage is busy with blocks of its own; leave "
+      "parallel.solvers out",
+      job.quantization.method == "rtn" ? "quantization.method rtn"
+                                       : "quantization.propagation full_precision");
 }
 
 }  // namespace gptq

@@ -9,7 +9,11 @@ namespace gptq {
 /// UsageError naming the nearest shapes where it cannot be.
 GridShape grid_of(const ParallelSection& section, int ranks);
 
-/// Throws UsageError for a grid that this version cannot run: more than one stage.
-void require_one_stage(const GridShape& grid);
+/// Whether stages take turns: a block's layers see what was made of the blocks before it. Otherwise each goes
+/// its own way, round by round.
+bool takes_turns(const JobConfig& job);
+/// Whether the stages that do not hold a block solve some of its rows. Throws UsageError where the job asks
+/// for it and all stages are busy.
+bool stages_help(const JobConfig& job);
 
 }  // namespace gptq

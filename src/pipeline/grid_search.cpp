@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "pipeline/grid_choice.h"
 #include "pipeline/job_context.h"
 #include "pipeline/progress.h"
 
@@ -116,7 +117,7 @@ std::string against(const Candidate& other, const Candidate& best) {
   }
   if (other.simulated && other.simulated->seconds < best.simulated->seconds)
     why +=
-        fmt::format("{} less than the chosen one, but this version runs one stage", why.empty() ? ":" : ";");
+        fmt::format("{} less than the chosen one: set parallel.stages to take it", why.empty() ? ":" : ";");
   return grid + " " + least + why;
 }
 
@@ -183,6 +184,8 @@ Forecast choose(const PlanRequest& request, const Machine& machine, const GridWi
     Candidate candidate{{}, request, {}, 0, {}};
     candidate.choice.grid = grid;
     candidate.choice.ranks_on_node = request.ranks_on_node;
+    candidate.choice.full_precision = request.job.quantization.propagation == "full_precision";
+    candidate.choice.helpers = grid.stages > 1 && stages_help(request.job);
     const int wanted = request.job.compute.threads;
     candidate.choice.threads = wanted > 0 ? wanted : std::max(1, machine.node.cores / request.ranks_on_node);
     candidate.request.stages = grid.stages;
@@ -195,7 +198,7 @@ Forecast choose(const PlanRequest& request, const Machine& machine, const GridWi
     candidate.bound = bound(candidate.request, candidate.plan, machine, candidate.choice);
     candidates.push_back(std::move(candidate));
   }
-  // Of what this version runs, unless a grid was asked for.
+  // Of what a job runs by itself, unless a grid was asked for.
   const bool asked = wish.stages > 0 || wish.replicas > 0;
   const auto eligible = [&](const Candidate& each) { return asked || each.choice.grid.stages == 1; };
   if (std::none_of(candidates.begin(), candidates.end(), eligible)) {

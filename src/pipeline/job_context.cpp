@@ -84,19 +84,13 @@ void require_one_kind(const Backend& backend, Communicator& comm) {
   }
 }
 
-std::unique_ptr<DeviceCollectives> make_collectives(Backend& backend, Communicator& comm, double timeout) {
+std::unique_ptr<DeviceCollectives> make_nccl(Backend& backend, Communicator& comm, double timeout) {
+  return make_nccl_collectives(comm, {backend.device_number(), backend.native_queue(), timeout});
+}
+
+/// Without NCCL.
+std::unique_ptr<DeviceCollectives> make_mpi_collectives(Backend& backend, Communicator& comm) {
   if (backend.shares_host_memory()) return make_host_collectives(comm);
-  if (comm.size() > 1 && every_rank_has_its_own_device(comm, backend.device_id())) {
-    try {
-      return make_nccl_collectives(comm, {backend.device_number(), backend.native_queue(), timeout});
-    } catch (const CollectiveError& error) {
-      // On all ranks alike: a build without NCCL, slices of one GPU, a network that NCCL does not get to
-      // know.
-      if (comm.is_root())
-        log::warn("the ranks exchange data through host memory and MPI, which takes longer: {}",
-                  error.what());
-    }
-  }
   return make_staged_collectives(
       comm,
       {[&backend](void* host, const void* device, std::size_t bytes) {
@@ -106,6 +100,25 @@ std::unique_ptr<DeviceCollectives> make_collectives(Backend& backend, Communicat
        [&backend](std::size_t bytes) { return backend.allocate_host(bytes); }});
 }
 
+void make_collectives(ComputeContext& context, Communicator& comm, double timeout) {
+  Backend& backend = *context.backend;
+  if (!backend.shares_host_memory() && comm.size() > 1 &&
+      every_rank_has_its_own_device(comm, backend.device_id())) {
+    try {
+      context.collectives = make_nccl(backend, comm, timeout);
+      context.uses_nccl = true;
+      return;
+    } catch (const CollectiveError& error) {
+      // On all ranks alike: a build without NCCL, slices of one GPU, a network that NCCL does not get to
+      // know.
+      if (comm.is_root())
+        log::warn("the ranks exchange data through host memory and MPI, which takes longer: {}",
+                  error.what());
+    }
+  }
+  context.collectives = make_mpi_collectives(backend, comm);
+}
+
 }  // namespace
 
 ComputeContext make_compute(const JobConfig& job, Communicator& comm) {
@@ -113,12 +126,18 @@ ComputeContext make_compute(const JobConfig& job, Communicator& comm) {
   context.backend =
       make_backend({job.compute.backend, threads_of_rank(job.compute, comm), number_on_node(comm)});
   require_one_kind(*context.backend, comm);
-  context.collectives = make_collectives(*context.backend, comm, job.comm.timeout);
+  make_collectives(context, comm, job.comm.timeout);
   std::int64_t use_bf16 =
       job.compute.dtype == "bf16" || (job.compute.dtype == "auto" && context.backend->fast_bf16());
   comm.broadcast(&use_bf16, sizeof(use_bf16), 0);
   context.dtype = use_bf16 != 0 ? DType::bf16 : DType::f32;
   return context;
+}
+
+std::unique_ptr<DeviceCollectives> make_team_collectives(const ComputeContext& compute, Communicator& team,
+                                                         const JobConfig& job) {
+  if (compute.uses_nccl && team.size() > 1) return make_nccl(*compute.backend, team, job.comm.timeout);
+  return make_mpi_collectives(*compute.backend, team);
 }
 
 std::int64_t chunk_tokens_of(const JobConfig& job, const Backend& backend) {

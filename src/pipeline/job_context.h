@@ -16,6 +16,7 @@ namespace gptq {
 struct ComputeContext {
   std::unique_ptr<Backend> backend;
   std::unique_ptr<DeviceCollectives> collectives;  ///< on the backend's memory
+  bool uses_nccl = false;
   DType dtype = DType::f32;
 };
 
@@ -25,6 +26,10 @@ struct ComputeContext {
 /// NCCL starts (else the root warns), MPI otherwise. Throws UsageError if ranks came to different backends.
 /// Collective.
 ComputeContext make_compute(const JobConfig& job, Communicator& comm);
+/// For some of the ranks of make_compute(), on the same terms: NCCL where all ranks use it. Collective over
+/// the team.
+std::unique_ptr<DeviceCollectives> make_team_collectives(const ComputeContext& compute, Communicator& team,
+                                                         const JobConfig& job);
 /// The same for one process without others: planning. The collectives are left out.
 ComputeContext make_local_compute(const ComputeSection& section, int threads);
 

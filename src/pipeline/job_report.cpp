@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/process.h"
 #include "config/version.h"
+#include "pipeline/gather.h"
 
 namespace gptq {
 namespace {
@@ -70,6 +71,10 @@ std::map<std::string, PhaseFigures> phase_figures(const std::map<std::string, do
     phase.bytes *= done;
   }
   return figures;
+}
+
+void add_ranks(double seconds, double waited_seconds, Communicator& comm, Report& report) {
+  report.rank_times = gather_in_order<RankTimes>({{seconds, waited_seconds}}, comm);
 }
 
 void add_memory(const Plan& plan, const Backend& backend, bool checkpoint_due, Communicator& comm,

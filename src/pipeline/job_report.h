@@ -29,6 +29,9 @@ Report new_report(const JobConfig& job, const JobInputs& inputs, const ComputeCo
 std::map<std::string, PhaseFigures> phase_figures(const std::map<std::string, double>& seconds,
                                                   const Plan& plan, const MatrixRates& rates, double done);
 
+/// Fills in how long every rank worked and waited; seconds, waited_seconds: this rank's. Collective.
+void add_ranks(double seconds, double waited_seconds, Communicator& comm, Report& report);
+
 /// Fills in memory predicted and used. checkpoint_due: a snapshot was probably taken. Collective.
 void add_memory(const Plan& plan, const Backend& backend, bool checkpoint_due, Communicator& comm,
                 Report& report);

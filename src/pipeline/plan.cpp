@@ -137,7 +137,7 @@ MemoryQuestion question_of(const PlanRequest& request) {
   question.calibrates = request.job.quantization.method == "gptq" && !request.sample_lengths.empty();
   question.true_sequential = request.job.quantization.true_sequential;
   question.reference = question.calibrates && uses_reference(request.job);
-  question.keeps_inputs = question.reference && request.stages > 1;
+  question.keeps_inputs = question.calibrates && request.job.quantization.propagation == "full_precision";
   question.refines = request.job.quantization.refine_sweeps > 0;
   question.checkpoints = request.job.checkpoint.enabled;
   question.hidden_size = config.hidden_size;

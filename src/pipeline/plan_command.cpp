@@ -147,7 +147,7 @@ std::string to_json(const Forecast& forecast) {
   json["machine"] = forecast.machine;
   json["figures"] = forecast.provenance;
   json["ranks"] = forecast.choice.grid.ranks();
-  json["quantizable"] = forecast.quantizable && forecast.choice.grid.stages == 1;
+  json["quantizable"] = forecast.quantizable;
   json["stages"] = forecast.choice.grid.stages;
   json["replicas"] = forecast.choice.grid.replicas;
   json["ranks_on_node"] = forecast.choice.ranks_on_node;

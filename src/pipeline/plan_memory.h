@@ -19,7 +19,7 @@ struct MemoryQuestion {
   bool calibrates = true;  ///< false: round-to-nearest
   bool true_sequential = true;
   bool reference = false;     ///< a full-precision stream goes beside
-  bool keeps_inputs = false;  ///< of that stream, those of a whole block
+  bool keeps_inputs = false;  ///< those of a whole block lie beside each other (full-precision propagation)
   bool refines = false;
   bool checkpoints = true;
   std::int64_t hidden_size = 0;

@@ -104,13 +104,14 @@ double measure_matrix_rate(Backend& backend, DType compute, double seconds) {
 
 PlannedJob run_plan(const JobConfig& job, const PlannedMachines& machines) {
   const int ranks = machines.ranks;
-  require_one_stage(grid_of(job.parallel, ranks));
+  const GridShape grid = grid_of(job.parallel, ranks);
   const int node_ranks = machines.ranks_per_node > 0 ? std::min(machines.ranks_per_node, ranks) : ranks;
   const int device_ranks = std::min(machines.ranks_per_device, node_ranks);
   const std::unique_ptr<ModelWeights> model = open_source_model(job);
   for (const std::string& note : check_recipe(*model, job)) log::warn("{}", note);
   PlanRequest request{job, *model, sample_lengths(job, *model), ranks};
   request.ranks_on_node = node_ranks;
+  request.stages = grid.stages;
   request.node_memory_bytes =
       machines.node_memory_bytes > 0 ? machines.node_memory_bytes : host_memory_bytes();
 

@@ -18,10 +18,14 @@ class ProcessGrid {
 
   const GridShape& shape() const { return shape_; }
   GridPlace place() const { return place_; }
+  std::int64_t first_block() const { return first_block_; }
+  std::int64_t blocks() const { return blocks_; }
   int stage_of(std::int64_t block) const { return stage_of_block(shape_, first_block_, block); }
   bool holds(std::int64_t block) const { return stage_of(block) == place_.stage; }
   /// World rank of the first replica of the block's stage: it factors, and exports what belongs to no layer.
   int root_of(std::int64_t block) const { return rank_at(shape_, {stage_of(block), 0}); }
+  /// Is this rank that one?
+  bool is_root_of(std::int64_t block) const { return world_.rank() == root_of(block); }
   /// World ranks of this replica on the stages of the next block and of the one before; with one stage
   /// itself.
   int next_rank(std::int64_t block) const;

@@ -2,30 +2,22 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <utility>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/process.h"
-#include "io/finished_blocks.h"
-#include "io/output_directory.h"
-#include "pipeline/background_export.h"
-#include "pipeline/block_prefetcher.h"
-#include "pipeline/block_quantizer.h"
-#include "pipeline/checkpointer.h"
 #include "pipeline/end_to_end.h"
+#include "pipeline/finished_output.h"
 #include "pipeline/grid_choice.h"
-#include "pipeline/grid_search.h"
-#include "pipeline/head_quantizer.h"
-#include "pipeline/job_context.h"
-#include "pipeline/job_directory.h"
-#include "pipeline/job_inputs.h"
+#include "pipeline/grid_parts.h"
+#include "pipeline/job_plan.h"
 #include "pipeline/job_report.h"
-#include "pipeline/job_streams.h"
-#include "pipeline/plan.h"
-#include "pipeline/progress.h"
-#include "pipeline/resume.h"
+#include "pipeline/job_trace.h"
+#include "pipeline/stage_rounds.h"
+#include "pipeline/stage_turns.h"
 
 namespace gptq {
 namespace {
@@ -38,6 +30,13 @@ std::int64_t safetensors_bytes(const std::filesystem::path& directory) {
   return bytes;
 }
 
+/// What is asked of the ranks, before any file is read.
+GridShape checked_grid(const JobConfig& job, int ranks) {
+  const GridShape grid = grid_of(job.parallel, ranks);
+  if (grid.stages > 1) stages_help(job);  // throws where that cannot be
+  return grid;
+}
+
 class QuantizeJob {
  public:
   QuantizeJob(const JobConfig& job, const QuantizeOptions& options, Communicator& comm, JobInputs inputs,
@@ -47,20 +46,23 @@ class QuantizeJob {
         comm_(comm),
         inputs_(std::move(inputs)),
         compute_(std::move(compute)),
-        recipe_(job.quantization),
-        identity_(job_identity(job, *inputs_.model, inputs_.calibration.sha256, compute_, comm)),
-        fingerprint_(fingerprint_of(identity_)),
-        phases_(*compute_.backend) {}
+        shape_(grid_of(job.parallel, comm.size())),
+        run_(job_, inputs_, compute_, comm_),
+        phases_(*compute_.backend, options.trace.empty() ? nullptr : &trace_),
+        waited_before_(comm.waited_seconds()) {}
 
   Report run() {
     report_ = new_report(job_, inputs_, compute_, comm_);
-    report_.already_finished = already_finished();
+    report_.already_finished = already_finished(job_, run_.fingerprint(), comm_);
     if (report_.already_finished) return report_;
+    if (!options_.trace.empty()) clock_ahead_ = clock_ahead_of_root(comm_);
     try {
       prepare();
-      quantize_blocks();
-      measure_held_out();
+      work();
       finish();
+    } catch (const Stopped&) {  // which all ranks are
+      write_timeline();
+      throw;
     } catch (const DeviceError& error) {
       throw DeviceError("{}, {}, phase {}: {}", host_name(), compute_.backend->describe(), phases_.last(),
                         error.what());  // main adds the rank
@@ -69,265 +71,132 @@ class QuantizeJob {
   }
 
  private:
-  bool already_finished() {
-    std::int64_t finished = 0;
-    run_on_root(comm_, [&] {
-      finished = !job_.output.overwrite && is_finished_output(job_.output.path, fingerprint_) ? 1 : 0;
-      if (finished != 0) tidy_finished_output();
-    });
-    comm_.broadcast(&finished, sizeof(finished), 0);
-    return finished != 0;
-  }
-
-  /// An attempt that was killed after its last write may have left its marker and checkpoint behind.
-  void tidy_finished_output() const {
-    const CheckpointDirectory checkpoint(checkpoint_path(job_));
-    const std::filesystem::path output = job_.output.path;
-    const auto there = [](const std::filesystem::path& path) {
-      std::error_code ignored;
-      return std::filesystem::exists(path, ignored);
-    };
-    if (!there(checkpoint.path()) && !there(output / kJobMarker) && !there(output / kLockFile)) return;
-    const JobLock lock(job_.output.path);
-    checkpoint.remove_all();
-    release_output_directory(job_.output.path);
-  }
+  bool calibrates() const { return job_.quantization.method == "gptq"; }
 
   /// Everything that can refuse the job does so here, before the first token is computed.
   void prepare() {
-    make_fitting_plan();
+    FittingPlan fitting = make_fitting_plan(job_, inputs_, compute_, shape_, options_.machine, comm_);
+    plan_ = std::move(fitting.plan);
+    report_.predicted = std::move(fitting.predicted);
     {
       const auto scope = phases_.in("measure");
       rates_ = measure_rates(compute_);
     }
-    directory_.emplace(job_, options_.fresh, comm_);
-    const bool other_backend = job_.checkpoint.other_backend == "accept";
-    const auto damage = [&](const std::vector<std::string>& blocks) {
-      return damage_in_finished_blocks(job_, *inputs_.model, recipe_, blocks, {comm_.rank(), comm_.size()});
-    };
-    const FoundCheckpoint found = directory_->find(identity_, other_backend, damage);
-    const std::optional<CheckpointManifest>& manifest = found.good;
-    run_on_root(comm_, [&] {
-      const std::vector<std::string> finished =
-          manifest ? manifest->block_sha256 : std::vector<std::string>();
-      export_.emplace(std::make_unique<Exporter>(
-          job_, *inputs_.model, recipe_, JobMark(fingerprint_, work_fingerprint_of(identity_)), finished));
-      if (manifest) export_->keep_partial_files();
-    });
-    if (uses_calibration()) {
-      const Activations::Room room{plan_.activation_place, spill_path(job_)};
-      streams_.emplace(inputs_, compute_, plan_, room, comm_.rank());
-    }
-    if (manifest) {
-      take_up(*manifest);
-    } else if (streams_) {
+    run_.open(options_.fresh);
+    grid_.emplace(comm_, shape_, run_.first_block(), inputs_.model->config().num_hidden_layers);
+    if (shape_.stages > 1) replica_device_ = make_team_collectives(compute_, grid_->replicas(), job_);
+    run_.open_output(*grid_, phases_.trace());
+    if (calibrates()) make_streams();
+    if (run_.checkpoint() != nullptr) {
+      take_up(*run_.checkpoint());
+    } else if (streams_ && grid_->holds(0)) {
       const auto scope = phases_.in("embed");
       streams_->embed();
     }
-    if (uses_calibration()) {
+    if (calibrates())
       positions_ = {*compute_.backend, inputs_.model->config(), inputs_.calibration.longest()};
-    }
-    start_checkpoints(found);
+    run_.start_checkpoints(*compute_.backend, phases_);
   }
 
-  void make_fitting_plan() {
-    const PlanRequest request = plan_request(job_, inputs_, compute_, comm_);
-    plan_ = make_plan(request);
-    run_on_root(comm_, [&] {
-      log::info("{} ranks x {} threads, {}, {} arithmetic", comm_.size(), compute_.backend->threads(),
-                compute_.backend->describe(), name_of(compute_.dtype));
-      require_fit(request, plan_);
-      if (!options_.machine.empty()) predict(request);
-    });
+  void make_streams() {
+    const Activations::Room room{plan_.activation_place, spill_path(job_)};
+    // With full-precision propagation every step's input has a place of its own.
+    const bool quantizes_head = run_.recipe().quantizes_head(std::string(inputs_.model->architecture().head));
+    const std::int64_t width = takes_turns(job_) ? inputs_.widest_step()
+                               : quantizes_head  ? inputs_.model->config().hidden_size
+                                                 : 0;
+    streams_.emplace(inputs_, compute_, plan_, room, grid_->place().replica, width);
+    routes_.emplace(*compute_.backend, *grid_, streams_->all(), phases_);
   }
 
-  /// What this very layout should take on the machine that was described.
-  void predict(const PlanRequest& request) {
-    Machine machine = read_machine(find_machine(options_.machine));
-    // Ranks that are bound to cores have no others for reading and packing either.
-    machine.node.cores = std::min(machine.node.cores, available_cores() * request.ranks_on_node);
-    GridChoice choice;
-    choice.grid = {1, comm_.size()};
-    choice.threads = compute_.backend->threads();
-    choice.ranks_on_node = request.ranks_on_node;
-    require_links(machine, {comm_.size(), request.ranks_on_node});
-    if (machine.is_cpu() == request.device.separate) {
-      throw UsageError("--machine: {} describes a machine of {}, but this job computes on {}", machine.name,
-                       machine.is_cpu() ? "CPUs" : machine.device.kind, compute_.backend->describe());
-    }
-    const SimulatedJob predicted = simulate(request, plan_, machine, choice);
-    report_.predicted = {machine.name + ", " + machine.provenance(), predicted.root};
-    log::info("{} predicted by {}", duration_text(predicted.seconds), report_.predicted.machine);
-  }
-
-  /// Goes to where an earlier attempt was.
+  /// Goes to where an earlier attempt was. Its samples are with the stage that has the first block now.
   void take_up(const CheckpointManifest& manifest) {
     const auto scope = phases_.in("resume");
-    const bool inside = manifest.block < inputs_.model->config().num_hidden_layers;
+    const std::int64_t blocks = inputs_.model->config().num_hidden_layers;
+    const bool inside = manifest.block < blocks;
     InputWidths widths;
     if (inside) {
       const BlockLayout& layout = inputs_.model->layout(manifest.block);
       const std::int64_t step = layout.step_of(manifest.group);
       widths.quantized = layout.steps.at(static_cast<std::size_t>(step)).width;
-      widths.reference = reference_width(recipe_, layout, step);
+      widths.reference = reference_width(run_.recipe(), layout, step);
       widths.summed = layout.group(manifest.group).in_features;
     }
-    first_block_ = manifest.block;
-    start_ = restore(directory_->checkpoint(), manifest, widths,
-                     streams_ ? streams_->to_restore() : StreamsToRestore(), comm_.rank(), comm_.size());
-    for (const LayerStatistics& layer : manifest.layers) {
-      if (layer.block < manifest.block) report_.layers.push_back(layer);
-    }
-    report_.fallbacks = std::count_if(report_.layers.begin(), report_.layers.end(),
-                                      [](const LayerStatistics& layer) { return layer.fallback; });
-    report_.attempts = manifest.attempts + 1;
-    seconds_before_ = manifest.seconds;
+    const bool holds = grid_->holds(manifest.block);
+    start_ = restore(run_.checkpoint_directory(), manifest, widths,
+                     streams_ && holds ? streams_->to_restore() : StreamsToRestore(),
+                     holds ? grid_->place().replica : kHelper, shape_.replicas);
     const auto groups = static_cast<double>(inside ? inputs_.model->layout(manifest.block).groups() : 1);
-    const double blocks_before =
-        static_cast<double>(manifest.block) + static_cast<double>(manifest.group) / groups;
-    part_done_ = 1 - blocks_before / static_cast<double>(plan_.blocks);
+    part_done_ = 1 - (static_cast<double>(manifest.block) + static_cast<double>(manifest.group) / groups) /
+                         static_cast<double>(plan_.blocks);
     if (comm_.is_root()) {
       log::info(
           "resuming from generation {}: block {} of {}, stage group {}, {} chunks of its sum, {} of work by "
           "{} ranks",
-          manifest.generation, manifest.block, inputs_.model->config().num_hidden_layers, manifest.group,
-          start_.sum.done_anywhere.size(), duration_text(manifest.seconds), manifest.made_with.at("ranks"));
+          manifest.generation, manifest.block, blocks, manifest.group, start_.sum.done_anywhere.size(),
+          duration_text(manifest.seconds), manifest.made_with.at("ranks"));
     }
   }
 
-  void start_checkpoints(const FoundCheckpoint& found) {
-    Checkpointer::Job about{identity_,
-                            {{"ranks", std::to_string(comm_.size())},
-                             {"threads", std::to_string(compute_.backend->threads())},
-                             {"host", host_name()},
-                             {"model.path", job_.model.path},
-                             {"calibration.path", job_.calibration.path}},
-                            seconds_before_,
-                            report_.attempts};
-    Checkpointer::AtCommit at_commit{[this] { directory_->require_held(); },
-                                     [this](std::int64_t block) {
-                                       export_->keep_partial_files();
-                                       return export_->finish_up_to(block);
-                                     }};
-    checkpointer_.emplace(job_.checkpoint, directory_->checkpoint(), std::move(about), *compute_.backend,
-                          comm_, phases_, std::move(at_commit));
-    checkpointer_->discard_at_next_commit(found.damaged);
-    if (found.good && comm_.is_root()) {
-      log::info("first new work {} after the start of the program; {} of work is repeated",
-                duration_text(seconds_since_process_start()),
-                duration_text(directory_->lost_seconds(*found.good)));
-    }
+  void work() {
+    Progress progress(job_.log.progress, comm_.is_root(), inputs_.model->config().num_hidden_layers,
+                      report_.tokens);
+    const GridParts parts{job_,
+                          inputs_,
+                          compute_,
+                          plan_,
+                          *grid_,
+                          replica_device_ ? *replica_device_ : *compute_.collectives,
+                          run_,
+                          phases_,
+                          progress,
+                          positions_,
+                          streams_ ? &*streams_ : nullptr,
+                          routes_ ? &*routes_ : nullptr};
+    const std::optional<QuantizedLayer> head =
+        takes_turns(job_) ? StageTurns(parts, std::move(start_), shape_.stages > 1 && stages_help(job_)).run()
+                          : StageRounds(parts).run();
+    measure_held_out(head ? &*head : nullptr);
+    if (routes_) routes_->wait_sent();
   }
 
-  bool uses_calibration() const { return job_.quantization.method == "gptq"; }
-
-  void quantize_blocks() {
+  /// Both streams have left the last block, for the stage that the head counts for. A job that is stopped now
+  /// measures again.
+  void measure_held_out(const QuantizedLayer* head) {
+    if (!streams_ || streams_->held_out_reference() == nullptr) return;
+    Activations* quantized = &streams_->quantized();
+    Activations* reference = streams_->held_out_reference();
+    if (!takes_turns(job_)) std::swap(quantized, reference);
     const std::int64_t blocks = inputs_.model->config().num_hidden_layers;
-    Progress progress(job_.log.progress, comm_.is_root(), blocks, report_.tokens);
-    StageSummer summer(*compute_.backend, comm_, *compute_.collectives, inputs_.summed_tokens(),
-                       inputs_.model->config().norm_eps, phases_);
-    StageSolver solver(*compute_.backend, Team{comm_, *compute_.collectives}, recipe_,
-                       inputs_.summed_tokens(), inputs_.summed_samples(), job_.fallback.min_tokens, phases_);
-    std::int64_t index = first_block_;
-    const BlockQuantizer::Tools tools{
-        *inputs_.model,
-        recipe_,
-        summer,
-        solver,
-        *compute_.backend,
-        comm_,
-        phases_,
-        inputs_.held_out() > 0,
-        [&](const std::vector<LayerStatistics>& rows) { progress.layers_done(index, rows); },
-        [&](const SafePoint& point) { checkpointer_->at_safe_point(point, report_.layers); }};
-    BlockPrefetcher::Prepare prepare;
-    if (uses_calibration()) {
-      prepare = [this](const BlockWeights& weights) {
-        return std::make_unique<DecoderBlock>(*compute_.backend, *inputs_.model, weights, positions_,
-                                              compute_.dtype);
-      };
+    HeldOutFigures figures;
+    if (grid_->holds(blocks)) {
+      give_back_freed_memory();  // the heads come instead of what blocks needed
+      figures = EndToEnd(*inputs_.model, inputs_.calibration, *compute_.backend, grid_->replicas(),
+                         *quantized, *reference, phases_)
+                    .measure(head);
     }
-    BlockPrefetcher prefetcher(*compute_.backend, *inputs_.model, first_block_, blocks, prepare);
-    for (; index < blocks; ++index) {
-      PreparedBlock present = next_block(prefetcher);
-      BlockQuantizer quantizer(tools, present.weights);
-      QuantizedBlock quantized = present.block ? quantizer.run(*present.block, streams_->in_block(),
-                                                               std::exchange(start_, BlockStart()))
-                                               : quantizer.round_to_nearest();
-      record(quantized.statistics);
-      if (export_) {
-        const auto scope = phases_.in("export");
-        export_->write_block(index, std::move(present.weights), std::move(quantized.layers));
-      }
-      progress.block_done(index);
-      SafePoint between;
-      between.block = index + 1;
-      if (streams_) streams_->add_to(between);
-      checkpointer_->at_safe_point(between, report_.layers);
-    }
-    if (recipe_.quantizes_head(std::string(inputs_.model->architecture().head))) quantize_head(tools);
-  }
-
-  void quantize_head(const BlockQuantizer::Tools& tools) {
-    SolvedStage solved =
-        HeadQuantizer(tools, compute_.dtype)
-            .run(streams_ ? &streams_->quantized() : nullptr, streams_ ? streams_->reference() : nullptr);
-    record(solved.statistics);
-    head_ = std::move(solved.layers.front());
-    if (export_) export_->write_head(*head_);
-  }
-
-  /// Both streams have left the last block. A job that is stopped now measures again.
-  void measure_held_out() {
-    Activations* const reference = streams_ ? streams_->held_out_reference() : nullptr;
-    if (reference == nullptr) return;
-    give_back_freed_memory();  // the heads come instead of what blocks needed
-    report_.held_out = EndToEnd(*inputs_.model, inputs_.calibration, *compute_.backend, comm_,
-                                streams_->quantized(), *reference, phases_)
-                           .measure(head_ ? &*head_ : nullptr);
-    if (comm_.is_root() && !report_.held_out->is_finite()) {
+    if (shape_.stages > 1) comm_.broadcast(&figures, sizeof(figures), grid_->root_of(blocks));
+    report_.held_out = figures;
+    if (comm_.is_root() && !figures.is_finite()) {
       log::warn(
           "the perplexity on the held-out samples is not finite: look at the layers' errors in the report, "
-          "and "
-          "with compute.dtype bf16 try fp32");
-    }
-  }
-
-  PreparedBlock next_block(BlockPrefetcher& prefetcher) {
-    const auto scope = phases_.in("load");
-    return prefetcher.take();
-  }
-
-  void record(const std::vector<LayerStatistics>& rows) {
-    for (const LayerStatistics& row : rows) {
-      report_.layers.push_back(row);
-      if (!row.fallback) continue;
-      report_.fallbacks += 1;
-      if (comm_.is_root()) log::warn("{} fell back to round-to-nearest: {}", row.module, row.fallback_reason);
-    }
-    if (report_.fallbacks > job_.fallback.max_layers) {
-      throw CollectiveError(
-          ExitCode::numerical,
-          fmt::format("{} layer(s) fell back to round-to-nearest, the last one {}; "
-                      "fallback.max_layers allows {}. "
-                      "Use more calibration samples or a larger damp_percent, or raise fallback.max_layers.",
-                      report_.fallbacks, rows.back().module, job_.fallback.max_layers));
+          "and with compute.dtype bf16 try fp32");
     }
   }
 
   void finish() {
     {
       const auto scope = phases_.in("export");
-      run_on_root(comm_, [&] {
-        directory_->require_held();
-        export_->finish();
-      });
+      report_.layers = run_.finish();
     }
-    checkpointer_->remove();
+    report_.fallbacks = std::count_if(report_.layers.begin(), report_.layers.end(),
+                                      [](const LayerStatistics& layer) { return layer.fallback; });
+    report_.attempts = run_.attempts();
     report_.attempt_seconds = watch_.seconds();
-    report_.seconds = seconds_before_ + report_.attempt_seconds;
+    report_.seconds = run_.seconds_before() + report_.attempt_seconds;
     report_.matrix_rate = rates_.compute;
     report_.phases = phase_figures(phases_.seconds(), plan_, rates_, part_done_);
+    add_ranks(report_.attempt_seconds, comm_.waited_seconds() - waited_before_, comm_, report_);
     add_memory(plan_, *compute_.backend, report_.attempt_seconds >= job_.checkpoint.interval, comm_, report_);
     run_on_root(comm_, [&] {
       report_.source_bytes = safetensors_bytes(job_.model.path);
@@ -337,6 +206,11 @@ class QuantizeJob {
       for (const std::string& line : comparison_table(report_)) log::info("{}", line);
       if (report_.held_out) log::info("held-out: {}", held_out_text(*report_.held_out));
     });
+    write_timeline();
+  }
+
+  void write_timeline() {
+    if (!options_.trace.empty()) write_trace(options_.trace, trace_, clock_ahead_, comm_);
   }
 
   const JobConfig& job_;
@@ -344,22 +218,21 @@ class QuantizeJob {
   Communicator& comm_;
   JobInputs inputs_;
   ComputeContext compute_;
-  Recipe recipe_;
-  std::map<std::string, std::string> identity_;
-  std::string fingerprint_;
+  GridShape shape_;
+  JobRun run_;
+  Trace trace_;
   PhaseClock phases_;
-  std::optional<JobDirectory> directory_;
-  std::optional<BackgroundExport> export_;  ///< on the root
-  std::optional<JobStreams> streams_;       ///< none for round-to-nearest
-  std::optional<QuantizedLayer> head_;      ///< where it is quantized
-  DevicePositions positions_;
+  double waited_before_;    ///< seconds, for what came before the job
+  double clock_ahead_ = 0;  ///< of the root's
   Plan plan_;
   MatrixRates rates_;
+  std::optional<ProcessGrid> grid_;
+  std::unique_ptr<DeviceCollectives> replica_device_;  ///< of this rank's stage; null: all ranks are one
+  std::optional<JobStreams> streams_;                  ///< none for round-to-nearest
+  std::optional<StreamRoutes> routes_;
+  DevicePositions positions_;
   double part_done_ = 1;  ///< of the job's blocks, by this attempt
-  std::int64_t first_block_ = 0;
-  BlockStart start_;           ///< what an earlier attempt left of first_block_
-  double seconds_before_ = 0;  ///< work of earlier attempts
-  std::optional<Checkpointer> checkpointer_;
+  BlockStart start_;      ///< what an earlier attempt left of the first block
   Report report_;
   Stopwatch watch_;
 };
@@ -367,7 +240,7 @@ class QuantizeJob {
 }  // namespace
 
 Report run_quantize(const JobConfig& job, const QuantizeOptions& options, Communicator& comm) {
-  run_on_root(comm, [&] { require_one_stage(grid_of(job.parallel, comm.size())); });
+  run_on_root(comm, [&] { checked_grid(job, comm.size()); });
   JobInputs inputs = open_inputs(job, comm);
   ComputeContext compute = make_compute(job, comm);
   return QuantizeJob(job, options, comm, std::move(inputs), std::move(compute)).run();

@@ -45,8 +45,12 @@ struct StreamsToRestore {
   Activations* held_out = nullptr;  ///< the reference of the held-out samples alone
 };
 
+/// In place of a rank's number: one that holds no samples of the block where the checkpoint was taken.
+inline constexpr int kHelper = -1;
+
 /// Brings this rank's samples and its part of the sums back from a good generation, whatever ranks wrote it.
-/// No streams for round-to-nearest.
+/// rank, ranks: among those that hold the block; a helper gets the position and what was finished. No streams
+/// for round-to-nearest.
 /// Throws InputError if files that are whole contradict each other. Not collective.
 BlockStart restore(const CheckpointDirectory& directory, const CheckpointManifest& manifest,
                    const InputWidths& widths, const StreamsToRestore& streams, int rank, int ranks);

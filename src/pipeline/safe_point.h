@@ -39,7 +39,8 @@ struct BlockStart {
 };
 
 /// A place between two steps where a job may be stopped and taken up again. All ranks pass the same safe
-/// points in the same order. Everything is borrowed for the duration of the call.
+/// points in the same order; those that do not hold the block have none of the state. Everything is borrowed
+/// for the duration of the call.
 struct SafePoint {
   std::int64_t block = 0;                    ///< the position: this block's ...
   std::int64_t group = 0;                    ///< ... stage group comes next or is being summed
@@ -54,6 +55,7 @@ struct SafePoint {
   const StageSums* sums = nullptr;           ///< this rank's part; null: outside a sum
   std::vector<std::int64_t> chunks;          ///< in `sums`
   const QuantizedBlock* finished = nullptr;  ///< of the present block
+  bool keeps_finished = false;               ///< this rank's state has them: the first that holds the block
 };
 
 using OnSafePoint = std::function<void(const SafePoint&)>;

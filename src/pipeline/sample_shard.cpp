@@ -49,4 +49,19 @@ std::pair<std::size_t, std::size_t> chunks_of_rank(const std::vector<Chunk>& chu
   return {first, last};
 }
 
+std::int64_t most_chunks_to_sum(const std::vector<Chunk>& chunks, int ranks,
+                                const std::vector<std::int64_t>& done) {
+  std::int64_t most = 0;
+  for (int rank = 0; rank < ranks; ++rank) {
+    const auto [first, last] = chunks_of_rank(chunks, rank, ranks);
+    most = std::max<std::int64_t>(
+        most, std::count_if(chunks.begin() + static_cast<std::ptrdiff_t>(first),
+                            chunks.begin() + static_cast<std::ptrdiff_t>(last), [&](const Chunk& chunk) {
+                              return !chunk.held_out &&
+                                     std::find(done.begin(), done.end(), chunk.index) == done.end();
+                            }));
+  }
+  return most;
+}
+
 }  // namespace gptq

@@ -27,4 +27,9 @@ std::vector<Chunk> make_chunks(const std::vector<std::int64_t>& sample_lengths, 
 /// The half-open run of chunks that `rank` holds: contiguous, balanced by tokens, possibly empty.
 std::pair<std::size_t, std::size_t> chunks_of_rank(const std::vector<Chunk>& chunks, int rank, int ranks);
 
+/// Of the ranks that share the chunks, how many of them the one with most has still to sum. done: chunks, by
+/// index, that are in some sum already.
+std::int64_t most_chunks_to_sum(const std::vector<Chunk>& chunks, int ranks,
+                                const std::vector<std::int64_t>& done);
+
 }  // namespace gptq

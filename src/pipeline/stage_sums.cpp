@@ -162,11 +162,14 @@ StageSums StageSummer::start(StageInput& input, PartialSum& before) {
   return sums;
 }
 
+std::int64_t rounds_of_sum(std::int64_t most_chunks) {
+  // The last round is where the reduction starts: there is one even where nothing is left to be summed.
+  return std::clamp(most_chunks, std::int64_t{1}, kMostRounds);
+}
+
 StageSums StageSummer::accumulate(StageInput input, PartialSum before, const OnRound& on_round) {
   const std::vector<std::size_t> unsummed = chunks_to_sum(input.activations, before.done_anywhere);
-  // The last round is where the reduction starts: there is one even where nothing is left to be summed.
-  const auto left = static_cast<std::int64_t>(unsummed.size());
-  std::vector<std::int64_t> rounds{std::clamp(left, std::int64_t{1}, kMostRounds)};
+  std::vector<std::int64_t> rounds{rounds_of_sum(static_cast<std::int64_t>(unsummed.size()))};
   {
     const auto scope = phases_.in("reduce");
     comm_.all_reduce_max(rounds);

@@ -43,6 +43,9 @@ struct StageInput {
   std::vector<float> reference_maximum;  ///< and of the reference's x, for CorrectionTarget::output
 };
 
+/// In so many rounds chunks are summed, where the rank with most of them has so many. At least one.
+std::int64_t rounds_of_sum(std::int64_t most_chunks);
+
 /// Sums H, and C where there is a reference, exactly over all ranks. Held-out chunks stay out.
 class StageSummer {
  public:

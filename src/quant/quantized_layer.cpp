@@ -7,6 +7,11 @@
 
 namespace gptq {
 
+void sort_by_block(std::vector<LayerStatistics>& layers) {
+  std::stable_sort(layers.begin(), layers.end(),
+                   [](const LayerStatistics& a, const LayerStatistics& b) { return a.block < b.block; });
+}
+
 QuantizedWeights weights_of(const QuantizedLayer& layer) {
   return {layer.out_features,  layer.in_features,  layer.groups,         layer.codes.data(),
           layer.scales.data(), layer.zeros.data(), layer.group_of.data()};

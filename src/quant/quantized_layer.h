@@ -33,6 +33,9 @@ struct LayerStatistics {
   double seconds = 0;          ///< wall time of the layer's share of its stage group
 };
 
+/// Of layers that came from several ranks; those of a block stay in their order.
+void sort_by_block(std::vector<LayerStatistics>& layers);
+
 /// A quantized linear, in full on every rank that holds it.
 struct QuantizedLayer {
   std::string module;  ///< full name, "model.layers.3.mlp.down_proj"

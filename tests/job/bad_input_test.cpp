@@ -188,8 +188,10 @@ TEST_F(Plans, SayWhatTheJobNeeds) {
 
 TEST_F(Plans, RefuseTheGridsThatJobsRefuse) {
   ProgramResult result = run_program({"plan", job(), "--ranks", "4", "--set", "parallel.stages=2"});
+  EXPECT_EQ(result.exit_code, 0) << result.output;
+  result = run_program({"quantize", job(), "--set", "parallel.stages=2"});
   EXPECT_EQ(result.exit_code, static_cast<int>(ExitCode::bad_usage)) << result.output;
-  EXPECT_THAT(result.output, HasSubstr("2 stages of 2 rank(s)"));
+  EXPECT_THAT(result.output, HasSubstr("2 does not divide the number of ranks, 1"));
   result = run_program({"plan", job(), "--ranks", "4", "--set", "parallel.replicas=3"});
   EXPECT_EQ(result.exit_code, static_cast<int>(ExitCode::bad_usage)) << result.output;
   EXPECT_THAT(result.output, HasSubstr("3 does not divide the number of ranks, 4"));

@@ -21,7 +21,7 @@ inline constexpr int kComeBack = static_cast<int>(ExitCode::come_back);
 
 class Resume : public JobTest {
  protected:
-  /// Starts the job on one rank with a checkpoint at every safe point, sends the signal when this generation
+  /// Starts the job with a checkpoint at every safe point, sends the signal when this generation
   /// is complete, and returns how the process ended: its exit code, or 128 + the signal that killed it.
   int interrupt(int generation, int signal, const std::vector<std::string>& more = {}) {
     return disturb(
@@ -32,16 +32,22 @@ class Resume : public JobTest {
               const std::vector<std::string>& more = {}) {
     std::vector<std::string> words{program(), "quantize", job(), "--set", "checkpoint.interval=0"};
     words.insert(words.end(), more.begin(), more.end());
+    if (ranks_ > 1) {
+      const std::vector<std::string> launcher{"mpirun", "--oversubscribe",     "--bind-to", "none",
+                                              "-n",     std::to_string(ranks_)};
+      words.insert(words.begin(), launcher.begin(), launcher.end());
+    }
     std::vector<char*> arguments;
     for (std::string& word : words) arguments.push_back(word.data());
     arguments.push_back(nullptr);
     const pid_t child = fork();
     if (child == 0) {
-      setenv("OMP_NUM_THREADS", "1", 1);
+      for (const char* one : {"OMP_NUM_THREADS", "OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"})
+        setenv(one, "1", 1);
       const std::string log = path("interrupted.log");
       if (freopen(log.c_str(), "w", stderr) == nullptr || freopen(log.c_str(), "a", stdout) == nullptr)
         _exit(126);
-      execv(arguments[0], arguments.data());
+      execvp(arguments[0], arguments.data());
       _exit(127);
     }
     const fs::path awaited =
@@ -59,6 +65,8 @@ class Resume : public JobTest {
   }
 
   fs::path checkpoint() const { return fs::path(path("output")) / "checkpoint"; }
+
+  int ranks_ = 1;  ///< of the job that is interrupted; more need a signal that the launcher passes on
 };
 
 }  // namespace gptq::test

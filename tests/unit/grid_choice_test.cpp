@@ -33,13 +33,30 @@ TEST(GridChoice, ImpossibleShapesNameTheNearest) {
   EXPECT_THAT(refusal({2, 2, "auto"}, 8), AllOf(HasSubstr("makes 4 ranks"), HasSubstr("there are 8")));
 }
 
-TEST(GridChoice, MoreThanOneStageIsRefused) {
-  EXPECT_NO_THROW(require_one_stage({1, 4}));
-  try {
-    require_one_stage({2, 4});
-    FAIL() << "two stages";
-  } catch (const UsageError& error) {
-    EXPECT_THAT(error.what(), AllOf(HasSubstr("2 stages of 4"), HasSubstr("leave parallel.stages")));
+JobConfig job_of(const std::string& method, const std::string& propagation, const std::string& solvers) {
+  JobConfig job;
+  job.quantization.method = method;
+  job.quantization.propagation = propagation;
+  job.parallel.solvers = solvers;
+  return job;
+}
+
+TEST(GridChoice, StagesHelpWhereTheyTakeTurns) {
+  EXPECT_TRUE(stages_help(job_of("gptq", "quantized", "auto")));
+  EXPECT_TRUE(stages_help(job_of("gptq", "quantized", "world")));
+  EXPECT_FALSE(stages_help(job_of("gptq", "quantized", "stage")));
+  EXPECT_FALSE(stages_help(job_of("gptq", "full_precision", "auto")));
+  EXPECT_FALSE(stages_help(job_of("rtn", "quantized", "auto")));
+}
+
+TEST(GridChoice, BusyStagesCannotHelp) {
+  for (const auto& [method, propagation] : {std::pair{"gptq", "full_precision"}, {"rtn", "quantized"}}) {
+    try {
+      stages_help(job_of(method, propagation, "world"));
+      FAIL() << method;
+    } catch (const UsageError& error) {
+      EXPECT_THAT(error.what(), AllOf(HasSubstr("parallel.solvers: world"), HasSubstr("leave")));
+    }
   }
 }
 
