@@ -106,9 +106,9 @@ TEST(ConfigSchema, YamlRoundTripKeepsEveryKey) {
 }
 
 TEST(ConfigSchema, FullPrecisionSettlesWhatItLeavesNoRoomFor) {
-  const JobConfig job =
-      read_job(JobFile(to_yaml(JobConfig())).path(),
-               {"quantization.propagation=full_precision", "quantization.correction_alpha=0"});
+  const JobConfig job = read_job(
+      JobFile(to_yaml(JobConfig())).path(),
+      {"model.path=x", "quantization.propagation=full_precision", "quantization.correction_alpha=0"});
   EXPECT_EQ(job.quantization.propagation, "full_precision");
   EXPECT_EQ(job.quantization.correction_alpha, 0);
   const JobConfig again = read_job(JobFile(to_yaml(job)).path(), {});
