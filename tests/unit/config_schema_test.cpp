@@ -96,12 +96,28 @@ TEST(ConfigSchema, YamlRoundTripKeepsEveryKey) {
   const JobConfig again = read_job(JobFile(to_yaml(job)).path(), {});
   for (const Key& key : job_keys()) {
     const bool unusual = value_text(key, job) != value_text(key, defaults);
-    EXPECT_TRUE(unusual || key.path == "quantization.method")
+    // Another method, or another propagation, contradicts the other keys' unusual values.
+    EXPECT_TRUE(unusual || key.path == "quantization.method" || key.path == "quantization.propagation")
         << key.path << ": this test shows nothing of it";
     EXPECT_EQ(value_text(key, again), value_text(key, job)) << key.path;
   }
   EXPECT_EQ(to_yaml(again), to_yaml(read_job(JobFile(to_yaml(again)).path(), {})));
   EXPECT_EQ(again.quantization.damp_percent, 0.1 + 0.2) << "to the last bit";
+}
+
+TEST(ConfigSchema, FullPrecisionSettlesWhatItLeavesNoRoomFor) {
+  const JobConfig job = read_job(
+      JobFile(to_yaml(JobConfig())).path(),
+      {"model.path=x", "quantization.propagation=full_precision", "quantization.correction_alpha=0"});
+  EXPECT_EQ(job.quantization.propagation, "full_precision");
+  EXPECT_EQ(job.quantization.correction_alpha, 0);
+  const JobConfig again = read_job(JobFile(to_yaml(job)).path(), {});
+  EXPECT_EQ(again.quantization, job.quantization);
+  EXPECT_NE(result_keys(job), result_keys(JobConfig()));
+  for (const char* contradiction :
+       {"quantization.correction_alpha=1", "quantization.true_sequential=false"}) {
+    EXPECT_THROW(read_job(JobFile(to_yaml(job)).path(), {contradiction}), UsageError) << contradiction;
+  }
 }
 
 TEST(ConfigSchema, ResultKeysAreTheJobsIdentity) {

@@ -71,5 +71,14 @@ TEST(ChunksOfRank, MoreRanksThanChunksLeavesSomeIdle) {
   EXPECT_EQ(held, 2u);
 }
 
+TEST(MostChunksToSum, IsThatOfTheFullestRank) {
+  const std::vector<Chunk> chunks = make_chunks({10, 10, 10, 10, 10, 10}, 10, 1);  // the last one is held out
+  EXPECT_EQ(most_chunks_to_sum(chunks, 1, {}), 5);
+  EXPECT_EQ(most_chunks_to_sum(chunks, 2, {}), 3);
+  EXPECT_EQ(most_chunks_to_sum(chunks, 2, {0, 1}), 2);
+  EXPECT_EQ(most_chunks_to_sum(chunks, 1, {0, 1, 2, 3, 4}), 0);
+  EXPECT_EQ(most_chunks_to_sum(chunks, 9, {}), 1);
+}
+
 }  // namespace
 }  // namespace gptq
