@@ -180,7 +180,7 @@ TEST_F(ForecastOfAJob, ReplicasAreChosenAndTheReasonsSaid) {
   EXPECT_EQ(choose(request(4), machine_, parse_grid("2x2")).choice.grid, (GridShape{2, 2}));
 }
 
-TEST_F(ForecastOfAJob, WhatReadingLimitsIsSaidAndStagesAreNotChosenThatCannotRun) {
+TEST_F(ForecastOfAJob, WhatReadingLimitsIsSaidAndStagesAreOffered) {
   machine_.node.ranks = 1;
   machine_.files.all = kBlocks * 4 * kParameters;  // a second for each node that reads all
   set_rate("linear.f32", 1e12);
@@ -188,11 +188,10 @@ TEST_F(ForecastOfAJob, WhatReadingLimitsIsSaidAndStagesAreNotChosenThatCannotRun
   EXPECT_EQ(forecast.choice.grid, (GridShape{1, 4}));
   EXPECT_THAT(forecast.simulated.limited_by(), HasSubstr("reading files: 9"));
   EXPECT_THAT(forecast_text(forecast), AllOf(HasSubstr("4 x 1 would take"),
-                                             HasSubstr("less than the chosen one, but this version runs"),
-                                             Not(HasSubstr("a forecast of a schedule"))));
+                                             HasSubstr("less than the chosen one: set parallel.stages")));
   const Forecast asked = choose(request(4), machine_, {4, 1});
   EXPECT_LT(asked.simulated.seconds, forecast.simulated.seconds / 2);
-  EXPECT_THAT(forecast_text(asked), HasSubstr("a forecast of a schedule: this version of quantize runs one"));
+  EXPECT_THAT(forecast_text(asked), HasSubstr("4 stage(s) x 1 replica(s)"));
 }
 
 TEST_F(ForecastOfAJob, TheBoundIsNoMoreThanTheSimulatedTime) {
