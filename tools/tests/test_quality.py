@@ -63,6 +63,8 @@ class TableTest(unittest.TestCase):
     def test_unknown_names_are_refused(self):
         with self.assertRaisesRegex(TableError, "no recipe or system other"):
             small_table().select(["other"], [])
+        with self.assertRaisesRegex(TableError, "ours-rtn is not measured at w4"):
+            small_table().select(["ours-rtn"], ["w4"])
         with self.assertRaisesRegex(TableError, "no system typo"):
             small_table(SMALL_TABLE.replace("system: gptqmodel", "system: typo"))
         with self.assertRaisesRegex(TableError, "no setting w5"):
